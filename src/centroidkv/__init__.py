@@ -1,0 +1,21 @@
+"""Cluster-routed KV reuse for LangChain and LlamaIndex on local transformers models."""
+
+from centroidkv.config import EngineConfig, PlanConfig, Sampling
+from centroidkv.engine import Engine
+from centroidkv.errors import CentroidKVError
+from centroidkv.types import Chunk, Completion, Message, Passage, Usage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CentroidKVError",
+    "Chunk",
+    "Completion",
+    "Engine",
+    "EngineConfig",
+    "Message",
+    "Passage",
+    "PlanConfig",
+    "Sampling",
+    "Usage",
+]

@@ -1,0 +1,7 @@
+"""`python -m centroidkv`."""
+
+import sys
+
+from centroidkv.cli import main
+
+sys.exit(main())

@@ -1,0 +1,202 @@
+"""The command line: build, ask, stats, check. Exit code 2 is a mistake of the user's."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from centroidkv import __version__
+from centroidkv.config import EngineConfig
+from centroidkv.engine import DEFAULT_EMBEDDER, DEFAULT_MODEL, Engine
+from centroidkv.errors import CentroidKVError
+from centroidkv.knowledge import KnowledgeBase, read_passages, read_questions
+from centroidkv.maintenance import check_store, store_stats
+from centroidkv.store import Store
+from centroidkv.types import Message, Passage
+
+__all__ = ["main"]
+
+_SYSTEM = "Answer the question from the context, in one or two sentences."
+
+_EXAMPLES = """examples:
+  centroidkv build --questions past.csv --passages bank.jsonl --store ./kv-store
+  centroidkv ask --store ./kv-store "How do I block a lost card?"
+  centroidkv stats --store ./kv-store --json
+  centroidkv check --store ./kv-store --repair
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    _be_quiet()
+    try:
+        return int(options.run(options))
+    except CentroidKVError as error:
+        print(f"centroidkv: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("centroidkv: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    questions = read_questions(options.questions)
+    passages = read_passages(options.passages)
+    with _open(options) as engine:
+        base = KnowledgeBase(passages, engine.router.embedder)
+        report = engine.build(
+            questions=questions.texts,
+            domains=questions.domains,
+            retriever=lambda q: base.search(q, 16),
+            num_clusters=options.clusters,
+            show_progress=not options.json,
+        )
+        base.save(engine.store.path)
+        warmed = engine.warm(
+            lambda q: _answer(engine, base, q, max_tokens=1), show_progress=not options.json
+        )
+        stats = engine.stats()
+    _print(
+        options,
+        {**asdict(report), "warm": asdict(warmed), "store_bytes": stats.disk_bytes},
+        f"{report.num_questions} questions in {report.num_clusters} clusters, "
+        f"{warmed.filled + warmed.already_filled} filled, {stats.disk_bytes / 1e6:,.0f} MB "
+        f"({report.seconds:.1f} s to build, {warmed.seconds:.1f} s to warm)",
+    )
+    return 0
+
+
+def _ask(options: argparse.Namespace) -> int:
+    with _open(options, create=False) as engine:
+        base = KnowledgeBase.load(engine.store.path, engine.router.embedder)
+        done = _answer(
+            engine, base, options.question, max_tokens=options.max_tokens, reuse=options.reuse
+        )
+    usage = done.usage
+    _print(
+        options,
+        {"text": done.text, "finish_reason": done.finish_reason, "usage": asdict(usage)},
+        f"{done.text.strip()}\n\n[{usage.outcome}: {usage.reason}; {usage.reused_tokens} of "
+        f"{usage.prompt_tokens} prompt tokens reused; first token after {usage.ttft_s:.2f} s]",
+    )
+    return 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    store = Store.open(options.store, create=False)
+    try:
+        stats = asdict(store_stats(store))
+    finally:
+        store.close()
+    lines = [f"{name:22} {value}" for name, value in stats.items() if name != "counters"]
+    lines += [f"  {name:20} {value}" for name, value in stats["counters"].items()]
+    _print(options, stats, "\n".join(lines))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    store = Store.open(options.store, create=False)
+    try:
+        report = check_store(store, repair=options.repair)
+    finally:
+        store.close()
+    lines = [*report.problems, *(f"repaired: {r}" for r in report.repaired)]
+    lines.append(
+        f"{report.num_blocks} blocks, {report.num_plans} plans: {len(report.problems)} problems"
+    )
+    _print(options, {**asdict(report), "is_clean": report.is_clean}, "\n".join(lines))
+    return 0 if report.is_clean or options.repair else 1
+
+
+def _answer(engine: Engine, base: KnowledgeBase, question: str, **options: Any) -> Any:
+    """Retrieve, render the command line's own prompt, answer."""
+    route = engine.route(question)
+    passages = engine.compose(route, base.search(question))
+    return engine.generate(_render(passages, question), question=question, **options)
+
+
+def _render(passages: Sequence[Passage], question: str) -> list[Message]:
+    context = "\n\n".join(p.text for p in passages)
+    return [
+        Message("system", _SYSTEM),
+        Message("user", f"Context:\n{context}\n\nQuestion: {question}"),
+    ]
+
+
+def _open(options: argparse.Namespace, *, create: bool = True) -> Engine:
+    if not create:
+        # Looked for before the model is loaded, which takes longer than a typing error should.
+        Store.open(options.store, EngineConfig(memory_budget_bytes=0), create=False).close()
+    return Engine.open(
+        options.store,
+        model=options.model,
+        embedder=options.embedder,
+        disk_budget_bytes=int(options.disk_budget_gb * (1 << 30)),
+    )
+
+
+def _print(options: argparse.Namespace, values: dict[str, Any], text: str) -> None:
+    print(json.dumps(values, ensure_ascii=False) if options.json else text)
+
+
+def _be_quiet() -> None:
+    """Keep the libraries' own notes and bars off the terminal."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("sentence_transformers", "transformers", "chromadb", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="centroidkv",
+        description="Cluster-routed KV reuse: build a store from past questions, and use it.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        added.add_argument("--store", type=Path, required=True, help="the store folder")
+        added.add_argument("--json", action="store_true", help="print JSON, for programs")
+        return added
+
+    lines = _EXAMPLES.splitlines()
+    build = command("build", _build, "cluster past questions and fill the store", lines[1].strip())
+    build.add_argument("--questions", type=Path, required=True, help="CSV: question[,domain]")
+    build.add_argument("--passages", type=Path, required=True, help="JSON lines: id, text[, title]")
+    build.add_argument("--clusters", type=int, default=None, help="default: a tenth as many")
+    ask = command("ask", _ask, "answer one question from a store", lines[2].strip())
+    ask.add_argument("question")
+    ask.add_argument("--max-tokens", type=int, default=64)
+    ask.add_argument("--reuse", default="exact", choices=["exact", "off"])
+    for with_model in (build, ask):
+        with_model.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
+        with_model.add_argument("--embedder", default=DEFAULT_EMBEDDER, help="default: %(default)s")
+        with_model.add_argument("--disk-budget-gb", type=float, default=20.0)
+    command("stats", _stats, "print what a store holds", lines[3].strip())
+    check = command("check", _check, "verify every file of a store", lines[4].strip())
+    check.add_argument("--repair", action="store_true", help="mend what can be mended")
+    return parser

@@ -1,0 +1,132 @@
+"""Every error this package raises on purpose.
+
+::
+
+    CentroidKVError
+    ├── ConfigError (ValueError)          a setting, an argument or an input file is wrong
+    │   └── UnsupportedReuse              a reuse policy this version does not serve
+    ├── StoreError                        the store folder cannot be used
+    │   └── StoreNotFound                 no store at that path
+    ├── CacheError
+    │   ├── CacheMismatch                 a file belongs to another fingerprint or format
+    │   ├── CacheCorrupt                  a file is truncated, altered or not ours
+    │   ├── CacheFull                     no room in the budget for one more entry
+    │   └── IndexUnavailable              the centroid index does not answer
+    ├── ModelError
+    │   ├── ModelNotFound                 no such folder, file, hub model or bundled name
+    │   ├── UnsupportedModel              a model whose KV cannot be cut into prefixes
+    │   └── ContextTooLong                prompt and answer do not fit into the model's context
+    └── MissingExtra (ImportError)        an optional dependency is absent; has the pip line
+
+A message says what, where, and what to do. `CacheError` never reaches the caller of an answer:
+the request goes on without the cache, and the reason stands in its usage.
+"""
+
+from pathlib import Path
+
+__all__ = [
+    "CacheCorrupt",
+    "CacheError",
+    "CacheFull",
+    "CacheMismatch",
+    "CentroidKVError",
+    "ConfigError",
+    "ContextTooLong",
+    "IndexUnavailable",
+    "MissingExtra",
+    "ModelError",
+    "ModelNotFound",
+    "StoreError",
+    "StoreNotFound",
+    "UnsupportedModel",
+    "UnsupportedReuse",
+]
+
+
+class CentroidKVError(Exception):
+    """Root of the tree."""
+
+
+class ConfigError(CentroidKVError, ValueError):
+    """A setting, an argument or an input file is wrong."""
+
+
+class UnsupportedReuse(ConfigError):
+    """A reuse policy is known by name but not served by this version."""
+
+
+class StoreError(CentroidKVError):
+    """The store folder cannot be used."""
+
+
+class StoreNotFound(StoreError):
+    """There is no store at a path that must hold one."""
+
+
+class CacheError(CentroidKVError):
+    """Cached KV cannot be read or written; costs time, never an answer."""
+
+
+class CacheMismatch(CacheError):
+    """A file was made for something else than it is used for."""
+
+    def __init__(self, what: str, *, expected: str, found: str) -> None:
+        super().__init__(f"{what}: expected {expected}, found {found}")
+        self.expected = expected
+        self.found = found
+
+
+class CacheCorrupt(CacheError):
+    """A file is truncated, altered or not one of ours."""
+
+    def __init__(self, path: Path, detail: str) -> None:
+        super().__init__(f"{path}: {detail}; it is ignored and will be computed again")
+        self.path = path
+
+
+class CacheFull(CacheError):
+    """There is no room for one more entry, and nothing that may be evicted."""
+
+    def __init__(self, *, needed_bytes: int, budget_bytes: int) -> None:
+        super().__init__(
+            f"no room for {needed_bytes:,} more bytes under a budget of {budget_bytes:,} bytes; "
+            "raise disk_budget_bytes"
+        )
+        self.needed_bytes = needed_bytes
+        self.budget_bytes = budget_bytes
+
+
+class IndexUnavailable(CacheError):
+    """The centroid index does not answer; routing goes on from the plan."""
+
+
+class ModelError(CentroidKVError):
+    """A model cannot be loaded or cannot serve the request."""
+
+
+class ModelNotFound(ModelError):
+    """No such folder, file, hub model or bundled name."""
+
+
+class UnsupportedModel(ModelError):
+    """The model keeps a state that cannot be cut into token prefixes."""
+
+
+class ContextTooLong(ModelError):
+    """Prompt and answer do not fit into the model's context."""
+
+    def __init__(self, *, prompt_tokens: int, context_tokens: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens:,} tokens and the model's context holds "
+            f"{context_tokens:,} including the answer; shorten the prompt, retrieve fewer "
+            "passages or build with a smaller max_pin_tokens"
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
+
+
+class MissingExtra(CentroidKVError, ImportError):
+    """An optional dependency is absent; `command` installs it."""
+
+    def __init__(self, package: str, *, command: str) -> None:
+        super().__init__(f"{package} is not installed; run: {command}")

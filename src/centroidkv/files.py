@@ -1,0 +1,31 @@
+"""Files that are written whole or not at all, and where per-user files live. Stdlib only."""
+
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ["user_cache_folder", "write_atomic"]
+
+
+def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file so that readers see all of it or nothing: temporary, fsync, replace."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def user_cache_folder() -> Path:
+    """Return the folder for files that can be made again; CENTROIDKV_CACHE overrides it."""
+    given = os.environ.get("CENTROIDKV_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "centroidkv"

@@ -1,0 +1,142 @@
+"""A knowledge base for those who have no retriever yet: passages, their vectors, a scan.
+
+Serves the command line. Users of a framework bring its vector store instead.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from centroidkv.errors import ConfigError
+from centroidkv.files import write_atomic
+from centroidkv.protocols import Embedder
+from centroidkv.types import FloatArray, Passage
+
+__all__ = ["KnowledgeBase", "Questions", "read_passages", "read_questions"]
+
+FILE = "passages.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Past questions and, line by line, their domains ("" when unknown)."""
+
+    texts: list[str]
+    domains: list[str]
+
+
+def read_questions(path: Path) -> Questions:
+    """Read a CSV with a column `question` and perhaps `domain`; blank questions are skipped.
+
+    Raises:
+        ConfigError: Not there, not UTF-8, no such column, or nothing in it.
+    """
+    texts: list[str] = []
+    domains: list[str] = []
+    rows = csv.DictReader(_lines(path))
+    if rows.fieldnames is None:
+        raise ConfigError(f"{path} is empty; it needs a header line with a column 'question'")
+    if "question" not in rows.fieldnames:
+        raise ConfigError(
+            f"{path} has no column 'question' (found: {', '.join(rows.fieldnames)}); "
+            "name the column with the past questions 'question'"
+        )
+    try:
+        for row in rows:
+            if (row["question"] or "").strip():
+                texts.append(row["question"])
+                domains.append(row.get("domain") or "")
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {rows.line_num}: {error}") from error
+    if not texts:
+        raise ConfigError(f"{path} holds no questions below its header")
+    return Questions(texts, domains)
+
+
+def read_passages(path: Path) -> list[Passage]:
+    """Read JSON lines with `id` and `text`; `title` and further keys become metadata.
+
+    Raises:
+        ConfigError: Not there, not UTF-8, not JSON, a key is missing, or nothing in it.
+    """
+    passages: list[Passage] = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row: Any = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict) or not {"id", "text"} <= row.keys():
+            raise ConfigError(f"{path}, line {number}: needs an object with 'id' and 'text'")
+        text = str(row.pop("text")).strip()
+        if not text:
+            raise ConfigError(f"{path}, line {number}: the text is blank")
+        passages.append(Passage.of(text, row))
+    if not passages:
+        raise ConfigError(f"{path} holds no passages")
+    return passages
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8 and try again"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    return iter(text.splitlines(keepends=True))
+
+
+class KnowledgeBase:
+    """Passages with their embeddings, searched by a scan.
+
+    Args:
+        passages: What can be found.
+        embedder: Embeds passages and questions.
+    """
+
+    def __init__(self, passages: Sequence[Passage], embedder: Embedder) -> None:
+        self.passages = list(passages)
+        self._embedder = embedder
+        self._vectors: FloatArray = embedder.embed([_searched(p) for p in self.passages])
+
+    def search(self, question: str, k: int = 4) -> list[Passage]:
+        """Return the `k` passages nearest to a question, best first."""
+        scores = self._vectors @ self._embedder.embed([question])[0]
+        return [self.passages[i] for i in np.argsort(-scores, kind="stable")[:k]]
+
+    def save(self, store: Path) -> None:
+        """Keep the passages in a store folder, so that `centroidkv ask` finds them."""
+        rows = [
+            json.dumps({**p.metadata, "text": p.text}, ensure_ascii=False, default=str)
+            for p in self.passages
+        ]
+        write_atomic(store / FILE, ("\n".join(rows) + "\n").encode())
+
+    @classmethod
+    def load(cls, store: Path, embedder: Embedder) -> "KnowledgeBase":
+        """Read the passages of a store folder.
+
+        Raises:
+            ConfigError: It holds none: it was not built by the command line.
+        """
+        path = store / FILE
+        if not path.exists():
+            raise ConfigError(
+                f"{store} holds no passages; build it with: "
+                f"centroidkv build --questions q.csv --passages p.jsonl --store {store}"
+            )
+        return cls(read_passages(path), embedder)
+
+
+def _searched(passage: Passage) -> str:
+    title = passage.metadata.get("title")
+    return f"{title}\n{passage.text}" if title else passage.text

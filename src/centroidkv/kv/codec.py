@@ -1,0 +1,123 @@
+"""One block, one file: the safetensors layout with a checksum over header and tensors.
+
+Any safetensors reader opens the files. Ours reads the file in one go, bounds every size before
+it allocates, and refuses what the checksum (xxh3-128) does not cover. Nothing is pickled.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from centroidkv.errors import CacheCorrupt, CacheMismatch
+from centroidkv.files import write_atomic
+from centroidkv.kv.blocks import pack, unpack
+from centroidkv.types import KVBlock
+
+FORMAT = "centroidkv-block-1"
+MAX_HEADER_BYTES = 1 << 20
+
+_SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+_STORAGE: dict[str, Any] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "float64": np.float64,
+}
+
+__all__ = ["StoredBlock", "load_block", "save_block"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """A block as read from its file, with all that the manifest can be rebuilt from."""
+
+    id: str
+    parent: str
+    namespace: str
+    token_ids: tuple[int, ...]
+    block: KVBlock
+
+
+def save_block(
+    path: Path, block: KVBlock, *, ids: tuple[str, str, str], token_ids: Sequence[int]
+) -> int:
+    """Write a block atomically; `ids` are (id, parent, namespace). Return the file's bytes."""
+    keys, values = np.ascontiguousarray(block.keys), np.ascontiguousarray(block.values)
+    metadata = {
+        "format": FORMAT,
+        "id": ids[0],
+        "parent": ids[1],
+        "namespace": ids[2],
+        "tokens": pack(token_ids).hex(),
+        "dtype": block.dtype,
+    }
+    tensors = [("keys", keys), ("values", values)]
+    metadata["xxh3"] = _digest(metadata, tensors)
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for name, array in tensors:
+        end = offset + array.nbytes
+        header[name] = {
+            "dtype": _SAFETENSORS[block.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    write_atomic(path, len(raw).to_bytes(8, "little"), raw, keys.data, values.data)
+    return 8 + len(raw) + offset
+
+
+def load_block(path: Path) -> StoredBlock:
+    """Read and verify a block file.
+
+    Raises:
+        CacheCorrupt: The file is truncated, altered or not one of ours.
+        CacheMismatch: The file was written by another format version.
+        FileNotFoundError: There is no such file.
+    """
+    raw = path.read_bytes()
+    try:
+        return _parse(path, raw)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CacheCorrupt(path, f"not a readable block ({error})") from error
+
+
+def _parse(path: Path, raw: bytes) -> StoredBlock:
+    size = int.from_bytes(raw[:8], "little")
+    if not 2 <= size <= min(MAX_HEADER_BYTES, len(raw) - 8):
+        raise CacheCorrupt(path, "the header is cut off")
+    header = json.loads(raw[8 : 8 + size])
+    metadata: dict[str, str] = header["__metadata__"]
+    if metadata.get("format") != FORMAT:
+        raise CacheMismatch(str(path), expected=FORMAT, found=str(metadata.get("format")))
+    data = memoryview(raw)[8 + size :]
+    tensors = [(n, _tensor(header[n], metadata["dtype"], data)) for n in ("keys", "values")]
+    expected = metadata.pop("xxh3")
+    if _digest(metadata, tensors) != expected:
+        raise CacheCorrupt(path, "the checksum does not match")
+    block = KVBlock(tensors[0][1], tensors[1][1], metadata["dtype"])
+    token_ids = unpack(bytes.fromhex(metadata["tokens"]))
+    return StoredBlock(metadata["id"], metadata["parent"], metadata["namespace"], token_ids, block)
+
+
+def _tensor(entry: dict[str, Any], dtype: str, data: memoryview) -> NDArray[Any]:
+    start, stop = entry["data_offsets"]
+    if not 0 <= start <= stop <= len(data):
+        raise ValueError("tensor outside the file")
+    return np.frombuffer(data[start:stop], dtype=_STORAGE[dtype]).reshape(entry["shape"])
+
+
+def _digest(metadata: dict[str, str], tensors: list[tuple[str, NDArray[Any]]]) -> str:
+    hasher = xxhash.xxh3_128(json.dumps(metadata, sort_keys=True).encode())
+    for name, array in tensors:
+        hasher.update(f"{name}{array.shape}".encode())
+        hasher.update(array.data)
+    return hasher.hexdigest()

@@ -1,0 +1,188 @@
+"""The disk tier: one file per block, indexed by the manifest, under a byte budget.
+
+A bad, foreign or missing file is set aside, counted, and never served. Reads do not change the
+store, so a block survives any number of hits.
+"""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
+from centroidkv.kv.blocks import block_id
+from centroidkv.kv.codec import StoredBlock, load_block, save_block
+from centroidkv.kv.eviction import Leases, leaves_to_evict
+from centroidkv.kv.manifest import BlockRow, Manifest
+from centroidkv.types import KVBlock, common_prefix
+
+_log = logging.getLogger("centroidkv")
+
+__all__ = ["DiskBlocks"]
+
+
+class DiskBlocks:
+    """Blocks on disk. See `BlockStore` for the contract."""
+
+    def __init__(self, folder: Path, *, budget_bytes: int, read_only: bool = False) -> None:
+        self.folder = folder
+        self.budget_bytes = budget_bytes
+        self.read_only = read_only
+        self.leases = Leases()
+        self._blocks = folder / "blocks"
+        self._quarantine = folder / "quarantine"
+        self.manifest = self._open_manifest()
+
+    def close(self) -> None:
+        self.manifest.close()
+
+    def _open_manifest(self) -> Manifest:
+        path = self.folder / "manifest.sqlite"
+        try:
+            manifest = Manifest(path, read_only=self.read_only)
+            faults = manifest.faults() if not self.read_only else []
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            manifest, faults = None, [str(error)]
+        if faults:
+            if manifest is not None:
+                manifest.close()
+            _log.warning("%s is damaged (%s); it is rebuilt from the block files", path, faults[0])
+            for suffix in ("", "-wal", "-shm"):
+                self.set_aside(path.with_name(path.name + suffix))
+            manifest = Manifest(path)
+        assert manifest is not None
+        if not self.read_only and manifest.num_blocks() == 0:
+            self._index_files(manifest)
+        return manifest
+
+    def _index_files(self, manifest: Manifest) -> None:
+        for path in self.files():
+            try:
+                stored = load_block(path)
+            except (CacheError, OSError) as error:
+                self._report(path, error)
+                continue
+            manifest.add(_row(stored, path.stat().st_size))
+
+    def files(self) -> Iterator[Path]:
+        """Yield every block file that is there, known to the manifest or not."""
+        yield from sorted(self._blocks.glob("??/*.safetensors"))
+
+    def path(self, block: str) -> Path:
+        return self._blocks / block[:2] / f"{block}.safetensors"
+
+    # reading
+
+    def has(self, block: str) -> bool:
+        return self.manifest.has(block)
+
+    def neighbours(
+        self, parent: str, token_ids: Sequence[int]
+    ) -> list[tuple[str, tuple[int, ...]]]:
+        return self.manifest.neighbours(parent, token_ids)
+
+    def get(self, block: str) -> KVBlock | None:
+        row = self.manifest.get(block)
+        if row is None:
+            return None
+        path = self.path(block)
+        try:
+            return self.verified(row, path).block
+        except (CacheError, OSError) as error:
+            self._report(path, error)
+            if not self.read_only:
+                self.manifest.remove([block])
+            return None
+
+    def verified(self, row: BlockRow, path: Path) -> StoredBlock:
+        """Read a block and hold it against its row and its id.
+
+        Raises:
+            CacheError: The file is damaged, foreign or not what its row says.
+            OSError: The file cannot be read.
+        """
+        stored = load_block(path)
+        if (stored.id, stored.parent) != (row.id, row.parent):
+            raise CacheMismatch(str(path), expected=row.id, found=stored.id)
+        if stored.id != block_id(stored.parent, stored.token_ids):
+            raise CacheCorrupt(path, "the id does not follow from its tokens")
+        return stored
+
+    def _report(self, path: Path, error: Exception) -> None:
+        _log.warning("block ignored: %s", error)
+        if self.read_only:
+            return
+        self.manifest.count(["damaged_blocks"])
+        self.set_aside(path)
+
+    def drop(self, block: str) -> None:
+        """Forget a block that cannot be used; its file, if any, is set aside."""
+        self.set_aside(self.path(block))
+        self.manifest.remove([block])
+
+    def set_aside(self, path: Path) -> None:
+        """Move a damaged file out of the way, keeping it."""
+        if path.exists():
+            self._quarantine.mkdir(mode=0o700, exist_ok=True)
+            os.replace(path, self._quarantine / path.name)
+
+    # writing
+
+    def put(self, parent: str, token_ids: Sequence[int], block: KVBlock) -> str | None:
+        """Store a block; see `BlockStore.put`.
+
+        Raises:
+            CacheFull: The block alone is larger than the budget.
+            OSError: The disk is full or read-only.
+        """
+        row, old = self.placed(parent, token_ids)
+        if row is None:
+            return old
+        with self.leases.hold([parent]):
+            self.make_room(block.num_bytes + 4096)
+            namespace = self._namespace_of(parent)
+            size = save_block(
+                self.path(row), block, ids=(row, parent, namespace), token_ids=token_ids
+            )
+            self.manifest.add(BlockRow(row, parent, namespace, tuple(token_ids), size))
+        if old is not None:
+            self.manifest.replace_tail(old, row)
+            self.path(old).unlink(missing_ok=True)
+        return row
+
+    def placed(self, parent: str, token_ids: Sequence[int]) -> tuple[str | None, str | None]:
+        """Decide where tokens go: (new id, tail it supersedes) or (None, id that covers them)."""
+        superseded = None
+        for child, tokens in self.neighbours(parent, token_ids):
+            shared = common_prefix(tokens, token_ids)
+            if shared == len(token_ids):
+                return None, child
+            if shared == len(tokens):
+                superseded = child
+        return block_id(parent, token_ids), superseded
+
+    def _namespace_of(self, parent: str) -> str:
+        row = self.manifest.get(parent)
+        return row.namespace if row is not None else parent
+
+    def make_room(self, needed_bytes: int) -> None:
+        """Evict until `needed_bytes` more fit into the budget.
+
+        Raises:
+            CacheFull: All that is left is in use or leads to something in use.
+        """
+        while (excess := self.manifest.disk_bytes() + needed_bytes - self.budget_bytes) > 0:
+            leaves = leaves_to_evict(self.manifest, excess, self.leases)
+            if not leaves:
+                raise CacheFull(needed_bytes=needed_bytes, budget_bytes=self.budget_bytes)
+            self.manifest.remove(leaves)
+            self.manifest.count(["evicted_blocks"] * len(leaves))
+            for leaf in leaves:
+                self.path(leaf).unlink(missing_ok=True)
+
+
+def _row(stored: StoredBlock, num_bytes: int) -> BlockRow:
+    return BlockRow(stored.id, stored.parent, stored.namespace, stored.token_ids, num_bytes)

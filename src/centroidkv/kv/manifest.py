@@ -1,0 +1,236 @@
+"""The manifest: which blocks exist, what continues what, and who used them last.
+
+A SQLite file that can be rebuilt from the block files. Knows paths and tensors only as sizes.
+Recency is a counter, not a clock, so that clock jumps change nothing.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from centroidkv.kv.blocks import BLOCK_TOKENS, pack, unpack
+
+__all__ = ["BlockRow", "Manifest", "PrefixRow"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blocks (
+    id TEXT PRIMARY KEY, parent TEXT NOT NULL, namespace TEXT NOT NULL, tokens BLOB NOT NULL,
+    is_full INTEGER NOT NULL, num_bytes INTEGER NOT NULL, last_used INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS children ON blocks (parent, tokens);
+CREATE INDEX IF NOT EXISTS recency ON blocks (last_used);
+CREATE TABLE IF NOT EXISTS prefixes (
+    plan TEXT NOT NULL, cluster INTEGER NOT NULL, namespace TEXT NOT NULL, head TEXT NOT NULL,
+    block TEXT NOT NULL, num_tokens INTEGER NOT NULL, PRIMARY KEY (plan, cluster, namespace, head)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS prefix_block ON prefixes (block);
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS block_added AFTER INSERT ON blocks BEGIN
+    INSERT INTO counters VALUES ('disk_bytes', NEW.num_bytes)
+    ON CONFLICT (name) DO UPDATE SET value = value + NEW.num_bytes;
+END;
+CREATE TRIGGER IF NOT EXISTS block_removed AFTER DELETE ON blocks BEGIN
+    UPDATE counters SET value = value - OLD.num_bytes WHERE name = 'disk_bytes';
+END;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """What the manifest knows of one block."""
+
+    id: str
+    parent: str
+    namespace: str
+    token_ids: tuple[int, ...]
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixRow:
+    """The last block of a cluster's pinned prefix, for one model and one head."""
+
+    plan: str
+    cluster: int
+    namespace: str
+    head: str
+    block: str
+    num_tokens: int
+
+
+class Manifest:
+    """The index over one store's blocks. Safe for many threads and processes."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._lock = threading.RLock()
+        mode = "?mode=ro&immutable=1" if read_only else "?mode=rwc"
+        uri = path.absolute().as_uri() + mode
+        self._db = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=10)
+        self._db.isolation_level = None
+        if not read_only:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.executescript(_SCHEMA)
+            path.chmod(0o600)
+        row = self._db.execute("SELECT MAX(last_used) FROM blocks").fetchone()
+        self._clock = int(row[0] or 0)
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def _number(self, query: str, *values: object) -> int:
+        rows = self._rows(query, *values)
+        return int(str(rows[0][0])) if rows and rows[0][0] is not None else 0
+
+    # blocks
+
+    def has(self, block_id: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM blocks WHERE id = ?", block_id))
+
+    def get(self, block_id: str) -> BlockRow | None:
+        return next(self.rows("id = ?", block_id), None)
+
+    def rows(self, where: str = "1", *values: object) -> Iterator[BlockRow]:
+        """Yield the rows that a condition selects."""
+        query = f"SELECT id, parent, namespace, tokens, num_bytes FROM blocks WHERE {where}"
+        for block, parent, namespace, tokens, num_bytes in self._rows(query, *values):
+            assert isinstance(tokens, bytes)
+            yield BlockRow(
+                str(block), str(parent), str(namespace), unpack(tokens), int(str(num_bytes))
+            )
+
+    def neighbours(
+        self, parent: str, token_ids: Sequence[int]
+    ) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the children just before and just after `token_ids` in token order."""
+        found: list[tuple[str, tuple[int, ...]]] = []
+        for where in ("tokens < ? ORDER BY tokens DESC", "tokens >= ? ORDER BY tokens"):
+            query = f"SELECT id, tokens FROM blocks WHERE parent = ? AND {where} LIMIT 1"
+            for block, tokens in self._rows(query, parent, pack(token_ids)):
+                assert isinstance(tokens, bytes)
+                found.append((str(block), unpack(tokens)))
+        return found
+
+    def add(self, row: BlockRow) -> None:
+        """Insert a block; what pointed to one of `superseded_by` it points to it now."""
+        with self._writing() as db:
+            self._clock += 1
+            db.execute(
+                "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row.id,
+                    row.parent,
+                    row.namespace,
+                    pack(row.token_ids),
+                    len(row.token_ids) == BLOCK_TOKENS,
+                    row.num_bytes,
+                    self._clock,
+                ),
+            )
+
+    def replace_tail(self, old: str, new: str) -> None:
+        """Forget a tail that a longer block has superseded; prefixes follow."""
+        with self._writing() as db:
+            db.execute("UPDATE prefixes SET block = ? WHERE block = ?", (new, old))
+            db.execute("DELETE FROM blocks WHERE id = ?", (old,))
+
+    def remove(self, block_ids: Iterable[str]) -> None:
+        with self._writing() as db:
+            db.executemany("DELETE FROM blocks WHERE id = ?", [(b,) for b in block_ids])
+
+    def touch(self, block_ids: Sequence[str]) -> None:
+        """Mark blocks as just used."""
+        with self._writing() as db:
+            self._clock += 1
+            db.executemany(
+                "UPDATE blocks SET last_used = ? WHERE id = ?",
+                [(self._clock, b) for b in block_ids],
+            )
+
+    def leaves(self, limit: int) -> list[tuple[str, int]]:
+        """Return (id, bytes) of blocks without children, least recently used first."""
+        query = """SELECT id, num_bytes FROM blocks AS b WHERE NOT EXISTS
+            (SELECT 1 FROM blocks AS c WHERE c.parent = b.id) ORDER BY last_used LIMIT ?"""
+        return [(str(b), int(str(n))) for b, n in self._rows(query, limit)]
+
+    def chain(self, block_id: str) -> list[BlockRow]:
+        """Return the rows from the first block of a sequence to `block_id`; [] if broken."""
+        rows: list[BlockRow] = []
+        current = self.get(block_id)
+        while current is not None:
+            rows.append(current)
+            if current.parent == current.namespace:
+                return rows[::-1]
+            current = self.get(current.parent)
+        return []
+
+    def num_blocks(self, namespace: str | None = None) -> int:
+        if namespace is None:
+            return self._number("SELECT COUNT(*) FROM blocks")
+        return self._number("SELECT COUNT(*) FROM blocks WHERE namespace = ?", namespace)
+
+    def is_empty(self, namespace: str) -> bool:
+        return not self._rows("SELECT 1 FROM blocks WHERE parent = ? LIMIT 1", namespace)
+
+    # prefixes of clusters
+
+    def set_prefix(self, row: PrefixRow) -> None:
+        with self._writing() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO prefixes VALUES (?, ?, ?, ?, ?, ?)",
+                (row.plan, row.cluster, row.namespace, row.head, row.block, row.num_tokens),
+            )
+
+    def prefixes(self, plan: str, cluster: int | None = None) -> list[PrefixRow]:
+        """Return the prefixes whose last block is still there."""
+        query = "SELECT p.* FROM prefixes AS p JOIN blocks AS b ON b.id = p.block WHERE p.plan = ?"
+        values: list[object] = [plan]
+        if cluster is not None:
+            query += " AND p.cluster = ?"
+            values.append(cluster)
+        return [
+            PrefixRow(str(r[0]), int(str(r[1])), str(r[2]), str(r[3]), str(r[4]), int(str(r[5])))
+            for r in self._rows(query, *values)
+        ]
+
+    # counters
+
+    def count(self, names: Iterable[str]) -> None:
+        """Add one to each named counter."""
+        with self._writing() as db:
+            db.executemany(
+                "INSERT INTO counters VALUES (?, 1)"
+                " ON CONFLICT (name) DO UPDATE SET value = value + 1",
+                [(n,) for n in names],
+            )
+
+    def counters(self) -> dict[str, int]:
+        rows = self._rows("SELECT name, value FROM counters ORDER BY name")
+        return {str(name): int(str(value)) for name, value in rows}
+
+    def disk_bytes(self) -> int:
+        return self._number("SELECT value FROM counters WHERE name = 'disk_bytes'")
+
+    def faults(self) -> list[str]:
+        """Run SQLite's own check; [] means sound."""
+        rows = self._rows("PRAGMA quick_check")
+        return [str(r[0]) for r in rows if r[0] != "ok"]

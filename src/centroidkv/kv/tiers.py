@@ -1,0 +1,98 @@
+"""Memory above disk, as one block store.
+
+New blocks are in memory at once and on disk soon after, so that the next request finds them
+without waiting for the disk.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from centroidkv.kv.blocks import Match, longest_prefix
+from centroidkv.kv.disk import DiskBlocks
+from centroidkv.kv.memory import MemoryBlocks
+from centroidkv.types import KVBlock
+
+_log = logging.getLogger("centroidkv")
+
+__all__ = ["Piece", "TieredBlocks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """KV on its way into the store: a block and where it belongs."""
+
+    parent: str
+    token_ids: tuple[int, ...]
+    block: KVBlock
+
+
+class TieredBlocks:
+    """The blocks of an engine over all its tiers. See `BlockLookup` for the contract."""
+
+    def __init__(self, memory: MemoryBlocks, disk: DiskBlocks) -> None:
+        self.memory = memory
+        self.disk = disk
+
+    def has(self, block: str) -> bool:
+        return self.memory.has(block) or self.disk.has(block)
+
+    def neighbours(
+        self, parent: str, token_ids: Sequence[int]
+    ) -> list[tuple[str, tuple[int, ...]]]:
+        return [
+            *self.memory.neighbours(parent, token_ids),
+            *self.disk.neighbours(parent, token_ids),
+        ]
+
+    def get(self, block: str) -> KVBlock | None:
+        """Return a block from the fastest tier that has it, and keep it in memory."""
+        found = self.memory.get(block)
+        if found is not None:
+            return found
+        row = self.disk.manifest.get(block)
+        found = self.disk.get(block)
+        if found is not None and row is not None:
+            self.memory.put(row.parent, row.token_ids, found)
+        return found
+
+    def match(self, namespace: str, token_ids: Sequence[int]) -> Match:
+        """Find the longest stored prefix of a prompt."""
+        return longest_prefix(self, namespace, token_ids)
+
+    def prefetch(self, last_block: str) -> None:
+        """Bring a chain of blocks into memory, first block first, as far as the budget goes."""
+        room = self.memory.budget_bytes
+        for row in self.disk.manifest.chain(last_block):
+            room -= row.num_bytes
+            if room < 0:
+                return
+            self.get(row.id)
+
+    def keep(self, pieces: Sequence[Piece]) -> None:
+        """Put blocks into the memory tier, where the next request finds them."""
+        for piece in pieces:
+            self.memory.put(piece.parent, piece.token_ids, piece.block)
+
+    def persist(self, pieces: Sequence[Piece]) -> str | None:
+        """Put blocks onto disk, parents first; return the id that ends the sequence there.
+
+        Raises:
+            CacheFull: A block does not fit into the disk budget.
+            OSError: The disk refuses.
+        """
+        if self.disk.read_only:
+            return None
+        last: str | None = None
+        for piece in pieces:
+            last = self.disk.put(piece.parent, piece.token_ids, piece.block)
+        return last
+
+    def touch(self, block_ids: Sequence[str]) -> None:
+        """Mark blocks as used, for eviction."""
+        if not self.disk.read_only and block_ids:
+            try:
+                self.disk.manifest.touch(block_ids)
+            except sqlite3.Error as error:
+                _log.warning("recency could not be noted: %s", error)

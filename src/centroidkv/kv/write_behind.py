@@ -1,0 +1,82 @@
+"""Work that happens after the answer: a bounded queue and one thread.
+
+Bounded in bytes, because what waits here holds KV. A job that does not fit is dropped and
+counted: losing a write costs time later, waiting for it would cost time now.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+_log = logging.getLogger("centroidkv")
+
+Job: TypeAlias = Callable[[], None]
+
+__all__ = ["WriteBehind"]
+
+
+class WriteBehind:
+    """Runs jobs in the order they were submitted, each once."""
+
+    def __init__(self, *, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.num_failed = 0
+        self.num_dropped = 0
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._jobs: queue.Queue[tuple[Job, int] | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._warned = False
+
+    def submit(self, job: Job, *, num_bytes: int = 0) -> bool:
+        """Queue a job that holds `num_bytes`; return False when the queue is full."""
+        with self._lock:
+            if self._waiting_bytes and self._waiting_bytes + num_bytes > self.budget_bytes:
+                self.num_dropped += 1
+                return False
+            self._waiting_bytes += num_bytes
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="centroidkv-write-behind", daemon=True
+                )
+                self._thread.start()
+        self._jobs.put((job, num_bytes))
+        return True
+
+    def flush(self) -> None:
+        """Wait until everything submitted so far is done."""
+        if self._thread is not None:
+            self._jobs.join()
+
+    def close(self) -> None:
+        """Finish all jobs and stop the thread."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, num_bytes = item
+            try:
+                job()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is not the answer's
+                self._report(error)
+            finally:
+                with self._lock:
+                    self._waiting_bytes -= num_bytes
+                self._jobs.task_done()
+        self._jobs.task_done()
+
+    def _report(self, error: Exception) -> None:
+        """Count a failed job; warn once, since a full disk would fail every one."""
+        self.num_failed += 1
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "KV could not be stored (%s: %s); answers go on without it",
+                type(error).__name__,
+                error,
+            )

@@ -1,0 +1,60 @@
+"""A retriever wrapper: routes the question and puts its cluster's pinned passages first."""
+
+import asyncio
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ConfigDict, Field
+
+from centroidkv.engine import Engine
+from centroidkv.retrieval import as_passage
+from centroidkv.types import Route
+
+__all__ = ["CentroidKVRetriever"]
+
+
+class CentroidKVRetriever(BaseRetriever):
+    """Wraps any retriever; what it finds is kept, behind the cluster's pinned passages.
+
+    A question outside every cluster gets exactly what the base retriever finds. Further
+    arguments of `invoke`, such as `k`, go to the base retriever.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    engine: Engine = Field(exclude=True, repr=False)
+    base: BaseRetriever
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        route = self.engine.route(query)
+        found: list[Document] = []
+        if not self.engine.is_warming:
+            found = self.base.invoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
+        return self._composed(route, found)
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        route = await asyncio.to_thread(self.engine.route, query)
+        found: list[Document] = []
+        if not self.engine.is_warming:
+            callbacks = run_manager.get_child()
+            found = await self.base.ainvoke(query, {"callbacks": callbacks}, **kwargs)
+        return self._composed(route, found)
+
+    def _composed(self, route: Route, found: list[Document]) -> list[Document]:
+        known: dict[str, Document] = {}
+        for document in found:
+            known.setdefault(as_passage(document).id, document)
+        passages = self.engine.compose(route, [as_passage(d) for d in known.values()])
+        return [
+            known.get(p.id) or Document(page_content=p.text, metadata=dict(p.metadata))
+            for p in passages
+        ]

@@ -1,0 +1,149 @@
+"""What a store holds, and whether it is sound. Needs no model and no embedder."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from centroidkv.errors import CacheError
+from centroidkv.kv.blocks import block_id
+from centroidkv.kv.codec import load_block
+from centroidkv.kv.disk import DiskBlocks
+from centroidkv.kv.manifest import BlockRow
+from centroidkv.routing.plan import Plan, load_plan
+from centroidkv.store import Store
+
+_log = logging.getLogger("centroidkv")
+
+__all__ = ["CheckReport", "StoreStats", "check_store", "store_stats"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What a store holds. Counters are those of all processes since it was made."""
+
+    path: str
+    num_blocks: int
+    disk_bytes: int
+    disk_budget_bytes: int
+    memory_blocks: int
+    memory_bytes: int
+    num_plans: int
+    plan_id: str | None
+    num_clusters: int
+    num_filled_clusters: int
+    num_pinned_passages: int
+    failed_writes: int
+    dropped_writes: int
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check looked at and found. `repaired` says what was done about it."""
+
+    num_blocks: int
+    num_plans: int
+    problems: list[str]
+    repaired: list[str]
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.problems
+
+
+def store_stats(store: Store) -> StoreStats:
+    """Count what a store holds; the plan described is the newest readable one."""
+    manifest = store.blocks.disk.manifest
+    plans = store.plans.files()
+    plan = _newest(plans)
+    filled = {r.cluster for r in manifest.prefixes(plan.id)} if plan else set()
+    counters = manifest.counters()
+    return StoreStats(
+        path=str(store.path),
+        num_blocks=manifest.num_blocks(),
+        disk_bytes=counters.pop("disk_bytes", 0),
+        disk_budget_bytes=store.config.disk_budget_bytes,
+        memory_blocks=len(store.blocks.memory),
+        memory_bytes=store.blocks.memory.num_bytes,
+        num_plans=len(plans),
+        plan_id=plan.id if plan else None,
+        num_clusters=len(plan.clusters) if plan else 0,
+        num_filled_clusters=len(filled),
+        num_pinned_passages=len(plan.passages) if plan else 0,
+        failed_writes=store.writer.num_failed,
+        dropped_writes=store.writer.num_dropped,
+        counters=counters,
+    )
+
+
+def _newest(plans: list[Path]) -> Plan | None:
+    for path in sorted(plans, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+        try:
+            return load_plan(path)
+        except CacheError as error:
+            _log.warning("%s", error)
+    return None
+
+
+def check_store(store: Store, *, repair: bool = False) -> CheckReport:
+    """Verify manifest, blocks and plans against each other and against their checksums."""
+    problems: list[str] = []
+    repaired: list[str] = []
+    disk = store.blocks.disk
+    repair = repair and not store.read_only
+    problems += [f"manifest: {fault}" for fault in disk.manifest.faults()]
+    _check_rows(disk, problems, repaired, repair=repair)
+    _check_files(disk, problems, repaired, repair=repair)
+    _check_plans(store, problems, repaired, repair=repair)
+    return CheckReport(disk.manifest.num_blocks(), len(store.plans.files()), problems, repaired)
+
+
+def _check_rows(
+    disk: DiskBlocks, problems: list[str], repaired: list[str], *, repair: bool
+) -> None:
+    for row in list(disk.manifest.rows()):
+        path = disk.path(row.id)
+        try:
+            disk.verified(row, path)
+        except (CacheError, OSError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            problems.append(f"{path}: the file is missing" if missing else str(error))
+            if repair:
+                disk.drop(row.id)
+                repaired.append(f"forgot block {row.id[:16]}")
+
+
+def _check_files(
+    disk: DiskBlocks, problems: list[str], repaired: list[str], *, repair: bool
+) -> None:
+    for path in list(disk.files()):
+        if disk.has(path.stem):
+            continue
+        problems.append(f"{path}: not in the manifest")
+        if not repair:
+            continue
+        try:
+            stored = load_block(path)
+            sound = stored.id == path.stem == block_id(stored.parent, stored.token_ids)
+        except (CacheError, OSError):
+            sound = False
+        if sound:
+            size = path.stat().st_size
+            disk.manifest.add(
+                BlockRow(stored.id, stored.parent, stored.namespace, stored.token_ids, size)
+            )
+            repaired.append(f"indexed block {path.stem[:16]}")
+        else:
+            disk.set_aside(path)
+            repaired.append(f"set aside {path.name}")
+
+
+def _check_plans(store: Store, problems: list[str], repaired: list[str], *, repair: bool) -> None:
+    for path in store.plans.files():
+        try:
+            load_plan(path)
+        except CacheError as error:
+            problems.append(str(error))
+            if repair:
+                store.plans.set_aside(path, store.path / "quarantine")
+                repaired.append(f"set aside {path.name}")

@@ -1,0 +1,186 @@
+"""The arena: preallocated memory that a running sequence's KV is written into, in place.
+
+The only file that knows transformers' cache classes. A cache that concatenates moves every
+byte at every step; here a step writes its own token and nothing else moves.
+"""
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from centroidkv.errors import UnsupportedModel
+from centroidkv.types import KVBlock
+
+__all__ = ["Arena", "ArenaPool", "KVShape", "kv_shape"]
+
+# Capacities are rounded up to this, so that an arena serves later requests of similar length.
+GRAIN_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """What one token's KV looks like in a model."""
+
+    num_layers: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_token(self) -> int:
+        numbers = self.num_layers * self.kv_heads * (self.key_dim + self.value_dim)
+        return numbers * self.dtype.itemsize
+
+
+def kv_shape(model: PreTrainedModel) -> KVShape:
+    """Run one token and read the shape of its KV.
+
+    Raises:
+        UnsupportedModel: Some layer keeps a state that cannot be cut at a token.
+    """
+    name = type(model).__name__
+    cache = DynamicCache(config=model.config)
+    token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+    with torch.inference_mode():
+        model(input_ids=token, past_key_values=cache, use_cache=True)
+    odd = {type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer}
+    layers: list[Any] = list(cache.layers)
+    if odd or not layers:
+        kinds = ", ".join(sorted(odd)) or "no KV layers"
+        raise UnsupportedModel(
+            f"{name} uses {kinds}: its state cannot be cut into token prefixes, so there is no "
+            "exact reuse for it; use a model with full attention in every layer"
+        )
+    shapes = {(layer.keys.shape, layer.values.shape) for layer in layers}
+    if len(shapes) != 1:
+        raise UnsupportedModel(f"{name} has layers of different KV shapes, which is not supported")
+    keys, values = layers[0].keys, layers[0].values
+    return KVShape(
+        len(layers), keys.shape[1], keys.shape[3], values.shape[3], keys.dtype, keys.device
+    )
+
+
+class _ArenaLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """One layer's view of the arena."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.keys, self.values = keys, values
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+        self.num_tokens = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        end = self.num_tokens + key_states.shape[-2]
+        self.keys[:, :, self.num_tokens : end] = key_states
+        self.values[:, :, self.num_tokens : end] = value_states
+        self.num_tokens = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        return self.num_tokens
+
+    def crop(self, tokens_to_remove: int) -> None:
+        self.num_tokens -= abs(tokens_to_remove)
+
+
+class Arena:
+    """KV memory for one sequence of at most `capacity` tokens.
+
+    `keys` has shape [layers, 1, kv_heads, capacity, key_dim], `values` accordingly.
+    """
+
+    def __init__(self, shape: KVShape, capacity: int) -> None:
+        self.shape = shape
+        self.capacity = capacity
+        size = (shape.num_layers, 1, shape.kv_heads, capacity)
+        self.keys = torch.empty(*size, shape.key_dim, dtype=shape.dtype, device=shape.device)
+        self.values = torch.empty(*size, shape.value_dim, dtype=shape.dtype, device=shape.device)
+        self._layers = [_ArenaLayer(k, v) for k, v in zip(self.keys, self.values, strict=True)]
+        self.cache = Cache(layers=list(self._layers))
+
+    @property
+    def num_bytes(self) -> int:
+        return self.capacity * self.shape.bytes_per_token
+
+    @property
+    def num_tokens(self) -> int:
+        return self._layers[0].num_tokens
+
+    def resize(self, num_tokens: int) -> None:
+        """Declare the first `num_tokens` valid and the rest free."""
+        for layer in self._layers:
+            layer.num_tokens = num_tokens
+
+    def append(self, block: KVBlock) -> None:
+        """Copy a block's KV behind what is there."""
+        start, stop = self.num_tokens, self.num_tokens + block.num_tokens
+        _write(self.keys[:, 0, :, start:stop], block.keys)
+        _write(self.values[:, 0, :, start:stop], block.values)
+        self.resize(stop)
+
+    def snapshot(self, start: int, stop: int) -> KVBlock:
+        """Copy the KV of the tokens [start, stop) out."""
+        keys = _read(self.keys[:, 0, :, start:stop])
+        values = _read(self.values[:, 0, :, start:stop])
+        return KVBlock(keys, values, str(self.shape.dtype).removeprefix("torch."))
+
+
+def _write(target: torch.Tensor, source: NDArray[Any]) -> None:
+    if target.device.type == "cpu":
+        # numpy's strided copy runs at memory speed, several times faster than torch's here.
+        np.copyto(_bits(target).numpy(), source)
+    else:
+        target.copy_(torch.from_numpy(np.array(source)).view(target.dtype))
+
+
+def _read(source: torch.Tensor) -> NDArray[Any]:
+    copied: NDArray[Any] = _bits(source).cpu().numpy().copy()
+    return copied
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """View bfloat16, which numpy lacks, as its bit pattern."""
+    return tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+
+
+class ArenaPool:
+    """Keeps arenas that are not in use, so that the next request need not touch new memory."""
+
+    def __init__(self, shape: KVShape, *, budget_bytes: int) -> None:
+        self.shape = shape
+        self.budget_bytes = budget_bytes
+        self._free: list[Arena] = []
+        self._lock = threading.Lock()
+
+    def take(self, capacity: int) -> Arena:
+        """Return an empty arena with room for at least `capacity` tokens."""
+        with self._lock:
+            fitting = [a for a in self._free if a.capacity >= capacity]
+            if fitting:
+                arena = min(fitting, key=lambda a: a.capacity)
+                self._free.remove(arena)
+                arena.resize(0)
+                return arena
+        grains = -(-capacity // GRAIN_TOKENS)
+        return Arena(self.shape, grains * GRAIN_TOKENS)
+
+    def give(self, arena: Arena) -> None:
+        """Take an arena back; the oldest free ones go when the budget is reached."""
+        with self._lock:
+            self._free.append(arena)
+            while self._free and sum(a.num_bytes for a in self._free) > self.budget_bytes:
+                self._free.pop(0)

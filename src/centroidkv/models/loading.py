@@ -1,0 +1,120 @@
+"""From what a user names to a model: bundled name, folder, GGUF file, hub id, loaded objects.
+
+Fingerprints come from the files, never from a name: two folders with the same weights share
+their KV, and a model that was trained on does not meet the KV of what it was before.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.hub import cached_file
+
+from centroidkv.errors import ConfigError, ModelNotFound
+from centroidkv.files import user_cache_folder
+from centroidkv.fingerprint import fingerprint, folder_digest
+from centroidkv.models.attention import use_shared_kv_heads
+from centroidkv.models.bundled import PREFIX, bundled_folder
+from centroidkv.models.transformers_model import TransformersModel
+
+_SHAPING = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
+
+__all__ = ["load_model", "wrap_model"]
+
+
+def load_model(
+    source: str | Path, *, device: str | None = None, dtype: str | None = None
+) -> TransformersModel:
+    """Load a model by name or path.
+
+    Args:
+        source: `bundled:NAME`, a Hugging Face folder, a `.gguf` file, or a hub id.
+        device: Where it runs; CUDA when there is one, else the CPU.
+        dtype: A torch dtype's name; float32 on the CPU, else what the model was saved in.
+
+    Raises:
+        ModelNotFound: There is no such model.
+        UnsupportedModel: Its state cannot be cut into prefixes.
+    """
+    folder, options = _locate(str(source))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind: Any = _dtype(dtype) if dtype else (torch.float32 if device == "cpu" else "auto")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **options)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelNotFound(f"cannot load a model from {str(source)!r}: {first}") from error
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    use_shared_kv_heads(model)
+    digest = fingerprint(_files_digest(folder, options), *_runtime(model))
+    return TransformersModel(model, tokenizer, fingerprint=digest)
+
+
+def wrap_model(model: PreTrainedModel, tokenizer: Any) -> TransformersModel:
+    """Use a model and tokenizer that are loaded already; nothing about them is changed."""
+    if tokenizer is None:
+        raise ConfigError("a loaded model needs its tokenizer too: tokenizer=...")
+    hasher = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        hasher.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        raw = tensor.detach().cpu().contiguous().flatten()
+        hasher.update(raw.view(torch.uint8).numpy().data)
+    config = model.config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version"):
+        config.pop(volatile, None)
+    parts = [
+        hasher.hexdigest(),
+        json.dumps(config, sort_keys=True, default=str),
+        tokenizer.backend_tokenizer.to_str(),
+        str(tokenizer.chat_template),
+    ]
+    digest = fingerprint(*parts, *_runtime(model))
+    return TransformersModel(model, tokenizer, fingerprint=digest)
+
+
+def _locate(source: str) -> tuple[str, dict[str, str]]:
+    """Return what transformers' loaders take, and the options that go with it."""
+    if source.startswith(PREFIX):
+        return str(bundled_folder(source)), {}
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelNotFound(f"{path} is neither a model folder nor a .gguf file")
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        return str(path), {}
+    if source.startswith((".", "/", "~")) or source.count("/") != 1 or path.suffix == ".gguf":
+        raise ModelNotFound(
+            f"there is no model folder or file {source!r}; "
+            "give a folder, a .gguf file, a hub id (owner/name) or bundled:smollm2"
+        )
+    return source, {}
+
+
+def _files_digest(folder: str, options: dict[str, str]) -> str:
+    root = Path(folder)
+    if not root.is_dir():
+        config = cached_file(folder, "config.json")
+        assert config is not None
+        root = Path(config).parent
+    if options:
+        files = [root / options["gguf_file"]]
+    else:
+        files = [p for p in root.iterdir() if p.suffix in _SHAPING and p.is_file()]
+    return folder_digest(files, root=root, memory=user_cache_folder() / "digests.json")
+
+
+def _runtime(model: PreTrainedModel) -> list[str]:
+    """What shapes KV besides the files: element type and attention kernel."""
+    return [str(model.dtype), str(model.config._attn_implementation)]
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f"dtype must be a torch dtype such as float32 or bfloat16, not {name!r}")
+    return found

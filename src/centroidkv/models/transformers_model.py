@@ -1,0 +1,190 @@
+"""A local transformers model behind the `CausalModel` port. The only file that runs models."""
+
+import inspect
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from centroidkv.config import Sampling
+from centroidkv.errors import ContextTooLong, ModelError, UnsupportedModel
+from centroidkv.models.arena import Arena, ArenaPool, kv_shape
+from centroidkv.models.sampling import make_chooser, top_margin
+from centroidkv.types import KVBlock, Message, Prompt, Token, valid_text
+
+# One forward per this many prompt tokens: bounds the memory of long prompts.
+PREFILL_TOKENS = 2048
+
+__all__ = ["TransformersModel"]
+
+
+class TransformersModel:
+    """Any causal LM of transformers whose layers all keep plain KV.
+
+    Args:
+        model: A loaded model; it is put into evaluation mode.
+        tokenizer: Its fast tokenizer.
+        fingerprint: SHA-256 over weights, config, tokenizer, template and dtype.
+        arena_budget_bytes: Memory that may be kept for arenas not in use.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        fingerprint: str,
+        arena_budget_bytes: int = 256 << 20,
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise UnsupportedModel(
+                f"{type(tokenizer).__name__} is a slow tokenizer; token positions are needed, so "
+                "load the fast one (use_fast=True)"
+            )
+        model.train(mode=False)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.shape = kv_shape(model)
+        self._fingerprint = fingerprint
+        self._arenas = ArenaPool(self.shape, budget_bytes=arena_budget_bytes)
+        self._lock = threading.Lock()
+        accepted = inspect.signature(model.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._end_ids = _end_ids(model, tokenizer)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @property
+    def context_tokens(self) -> int:
+        config = self.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        return int(limit) if limit else int(self.tokenizer.model_max_length)
+
+    # text and tokens
+
+    def encode(self, prompt: str | Sequence[Message], *, chat_template: bool = True) -> Prompt:
+        """Render and tokenize; plain text becomes one user message unless `chat_template` is off.
+
+        The template is rendered to text once and tokenized without special tokens, so a BOS
+        that the template writes stays the only one.
+
+        Raises:
+            ModelError: Messages were given, but the tokenizer has no chat template, or the
+                template refuses them.
+        """
+        if isinstance(prompt, str):
+            if not chat_template or not self.tokenizer.chat_template:
+                return self._tokenize(prompt, add_special_tokens=True)
+            prompt = [Message("user", prompt)]
+        if not self.tokenizer.chat_template:
+            raise ModelError("the tokenizer has no chat template; send plain text instead")
+        turns = [{"role": m.role, "content": valid_text(m.content)} for m in prompt]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:
+            # Jinja raises what the template's author chose; it is the message that matters.
+            raise ModelError(f"the chat template refuses these messages: {error}") from error
+        return self._tokenize(str(text), add_special_tokens=False)
+
+    def _tokenize(self, text: str, *, add_special_tokens: bool) -> Prompt:
+        text = valid_text(text)
+        encoded = self.tokenizer(
+            text, add_special_tokens=add_special_tokens, return_offsets_mapping=True, verbose=False
+        )
+        offsets = tuple(int(start) for start, _ in encoded["offset_mapping"])
+        return Prompt(text, tuple(encoded["input_ids"]), offsets)
+
+    def count_tokens(self, text: str) -> int:
+        encoded = self.tokenizer(valid_text(text), add_special_tokens=False, verbose=False)
+        return len(encoded["input_ids"])
+
+    # sequences
+
+    def open_sequence(self, capacity: int) -> "_ArenaSequence":
+        """Start an empty sequence.
+
+        Raises:
+            ContextTooLong: The model has fewer positions than `capacity`.
+        """
+        if capacity > self.context_tokens:
+            raise ContextTooLong(prompt_tokens=capacity, context_tokens=self.context_tokens)
+        return _ArenaSequence(self, self._arenas, self._arenas.take(capacity))
+
+    def forward(self, token_ids: Sequence[int], arena: Arena) -> torch.Tensor:
+        """Run tokens behind the arena's KV; return the last one's logits, shape [vocabulary]."""
+        ids = torch.tensor([list(token_ids)], device=self.model.device)
+        with self._lock, torch.inference_mode():
+            output: Any = self.model(
+                input_ids=ids, past_key_values=arena.cache, use_cache=True, **self._last_only
+            )
+            logits: torch.Tensor = output.logits[0, -1]
+        return logits
+
+    def is_end(self, token_id: int) -> bool:
+        """Tell whether a token ends an answer."""
+        return token_id in self._end_ids
+
+
+class _ArenaSequence:
+    """One running sequence in an arena. See `RunningSequence` for the contract."""
+
+    def __init__(self, owner: TransformersModel, pool: ArenaPool, arena: Arena) -> None:
+        self._owner = owner
+        self._pool = pool
+        self._arena: Arena | None = arena
+        self._logits: torch.Tensor | None = None
+
+    @property
+    def _open(self) -> Arena:
+        assert self._arena is not None, "the sequence is closed"
+        return self._arena
+
+    @property
+    def num_tokens(self) -> int:
+        return self._open.num_tokens
+
+    def restore(self, blocks: Iterable[KVBlock]) -> None:
+        for block in blocks:
+            self._open.append(block)
+
+    def prefill(self, token_ids: Sequence[int]) -> None:
+        for start in range(0, len(token_ids), PREFILL_TOKENS):
+            piece = token_ids[start : start + PREFILL_TOKENS]
+            self._logits = self._owner.forward(piece, self._open)
+
+    def decode(self, sampling: Sampling) -> Iterator[Token]:
+        assert self._logits is not None, "prefill comes before decode"
+        tokenizer: Any = self._owner.tokenizer
+        choose = make_chooser(sampling, self._logits.device)
+        detokenize = DecodeStream(skip_special_tokens=True)
+        for left in range(sampling.max_tokens - 1, -1, -1):
+            token, margin = choose(self._logits), top_margin(self._logits)
+            if self._owner.is_end(token):
+                yield Token(token, "", margin, is_end=True)
+                return
+            text = detokenize.step(tokenizer.backend_tokenizer, token)
+            yield Token(token, text or "", margin)
+            if left and self._arena is not None:
+                self._logits = self._owner.forward([token], self._open)
+
+    def snapshot(self, start: int, stop: int) -> KVBlock:
+        return self._open.snapshot(start, stop)
+
+    def close(self) -> None:
+        if self._arena is not None:
+            self._pool.give(self._arena)
+            self._arena = None
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
+

@@ -1,0 +1,60 @@
+"""One face for what users retrieve with: LangChain and LlamaIndex retrievers, or a function.
+
+Recognises them by their methods, so that neither framework is imported here.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from centroidkv.errors import ConfigError
+from centroidkv.types import Passage
+
+# From (question, how many) to passages, best first.
+DeepRetrieve: TypeAlias = Callable[[str, int], Sequence[Passage]]
+
+__all__ = ["DeepRetrieve", "as_passage", "deep_retrieve"]
+
+
+def as_passage(document: Any) -> Passage:
+    """Turn a LangChain document, a LlamaIndex node, a passage or a string into a passage.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if isinstance(document, Passage):
+        return document
+    if isinstance(document, str):
+        return Passage.of(document)
+    if hasattr(document, "page_content"):
+        return Passage.of(document.page_content, document.metadata)
+    node = getattr(document, "node", document)
+    if hasattr(node, "get_content"):
+        return Passage.of(node.get_content(), node.metadata)
+    raise ConfigError(
+        f"the retriever returned a {type(document).__name__}; expected documents with "
+        "page_content, nodes with get_content(), or strings"
+    )
+
+
+def deep_retrieve(retriever: Any) -> DeepRetrieve:
+    """Wrap a retriever so that it can be asked for more passages than it returns by default.
+
+    Raises:
+        ConfigError: It has neither `invoke` nor `retrieve` and cannot be called.
+    """
+    if hasattr(retriever, "invoke"):
+        if isinstance(getattr(retriever, "search_kwargs", None), dict):
+            return lambda question, k: _passages(retriever.invoke(question, k=k))
+        return lambda question, _: _passages(retriever.invoke(question))
+    if hasattr(retriever, "retrieve"):
+        return lambda question, _: _passages(retriever.retrieve(question))
+    if callable(retriever):
+        return lambda question, _: _passages(retriever(question))
+    raise ConfigError(
+        f"a {type(retriever).__name__} is not a retriever: it needs invoke(question) or "
+        "retrieve(question), or must be a function from a question to passages"
+    )
+
+
+def _passages(documents: Iterable[Any]) -> list[Passage]:
+    return [as_passage(d) for d in documents]

@@ -1,0 +1,173 @@
+"""The centroid index in Chroma. The only file that imports chromadb.
+
+One collection per plan version holds what requests are routed by: the reduced centroid, and as
+metadata the representative, the pinned passages, the radius and the last KV block per (KV
+namespace, head). It is made from the plan and can be made again.
+
+Chroma's native code crashes the whole process on a damaged index file, so the folder is digested
+when it is closed and opened only while the digest still holds; otherwise it is set aside and
+rebuilt. An embedded Chroma is for one process: a lock file keeps a second one out, which then
+routes from the plan in memory.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import chromadb
+from chromadb.config import Settings
+from filelock import FileLock, Timeout
+
+from centroidkv.errors import IndexUnavailable
+from centroidkv.files import write_atomic
+from centroidkv.fingerprint import folder_digest
+from centroidkv.routing.plan import Plan
+from centroidkv.types import Cluster, FloatArray
+
+_log = logging.getLogger("centroidkv")
+
+__all__ = ["ChromaIndex", "open_embedded", "open_server"]
+
+BATCH = 1000
+
+
+class ChromaIndex:
+    """Centroids of one plan in a Chroma collection. See `CentroidIndex` for the contract.
+
+    Raises:
+        IndexUnavailable: From every method, when Chroma does not answer.
+    """
+
+    def __init__(self, client: Any, plan: Plan, release: Callable[[], None]) -> None:
+        self._client = client
+        self._release = release
+        with _translated():
+            self._collection = client.get_or_create_collection(
+                f"centroids-{plan.id}",
+                embedding_function=None,
+                metadata={"plan": plan.id, "hnsw:space": "l2"},
+            )
+            if self._collection.count() != len(plan.clusters):
+                self.put(plan.clusters, plan.reduced())
+
+    def nearest(self, vector: FloatArray) -> int | None:
+        with _translated():
+            found = self._collection.query(
+                query_embeddings=vector[None].tolist(), n_results=1, include=[]
+            )
+        ids = found["ids"][0]
+        return int(ids[0]) if ids else None
+
+    def put(self, clusters: Sequence[Cluster], reduced: FloatArray) -> None:
+        with _translated():
+            for start in range(0, len(clusters), BATCH):
+                part = clusters[start : start + BATCH]
+                self._collection.upsert(
+                    ids=[str(c.id) for c in part],
+                    embeddings=reduced[start : start + BATCH],
+                    metadatas=[_metadata(c) for c in part],
+                )
+
+    def annotate(self, cluster: int, prefixes: Mapping[str, str]) -> None:
+        with _translated():
+            self._collection.update(
+                ids=[str(cluster)],
+                metadatas=[{"last_blocks": json.dumps(dict(prefixes), sort_keys=True)}],
+            )
+
+    def close(self) -> None:
+        self._client.close()
+        self._release()
+
+
+def open_server(url: str, plan: Plan) -> ChromaIndex:
+    """Use a Chroma server that several processes share."""
+    address = urlparse(url)
+    with _translated():
+        client = chromadb.HttpClient(
+            host=address.hostname or "localhost",
+            port=address.port or (443 if address.scheme == "https" else 8000),
+            ssl=address.scheme == "https",
+            settings=_settings(),
+        )
+    return ChromaIndex(client, plan, lambda: None)
+
+
+def open_embedded(folder: Path, plan: Plan, *, quarantine: Path) -> ChromaIndex:
+    """Open or rebuild the Chroma folder of a store.
+
+    Raises:
+        IndexUnavailable: Another process has it open, or Chroma refuses.
+    """
+    lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise IndexUnavailable(
+            f"{folder} is in use by another process; it routes from the plan in memory here. "
+            "To share one index, run a Chroma server and give chroma='http://...'"
+        ) from error
+    try:
+        _prepare(folder, quarantine)
+        with _translated():
+            client = chromadb.PersistentClient(path=str(folder), settings=_settings())
+        return ChromaIndex(client, plan, lambda: _seal(folder, lock))
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _prepare(folder: Path, quarantine: Path) -> None:
+    """Leave a folder that is safe to open: sound as last closed, or empty."""
+    seal = folder.with_name("chroma.digest")
+    if folder.exists():
+        expected = seal.read_text() if seal.exists() else ""
+        if expected != _digest(folder):
+            _log.warning(
+                "%s was not closed cleanly or is damaged; it is rebuilt from the plan", folder
+            )
+            quarantine.mkdir(mode=0o700, exist_ok=True)
+            shutil.rmtree(quarantine / "chroma", ignore_errors=True)
+            os.replace(folder, quarantine / "chroma")
+    seal.unlink(missing_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _seal(folder: Path, lock: FileLock) -> None:
+    write_atomic(folder.with_name("chroma.digest"), _digest(folder).encode())
+    lock.release()
+
+
+def _digest(folder: Path) -> str:
+    return folder_digest([p for p in folder.rglob("*") if p.is_file()], root=folder)
+
+
+def _settings() -> Settings:
+    return Settings(anonymized_telemetry=False)
+
+
+def _metadata(cluster: Cluster) -> dict[str, str | int | float]:
+    return {
+        "representative": cluster.representative,
+        "pins": json.dumps(cluster.pins),
+        "radius": cluster.radius,
+        "num_members": cluster.num_members,
+        "domain": cluster.domain,
+    }
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn whatever Chroma raises, its native panics included, into one error of ours."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, IndexUnavailable):
+        raise
+    except BaseException as error:
+        raise IndexUnavailable(f"Chroma: {type(error).__name__}: {error}") from error

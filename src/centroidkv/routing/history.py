@@ -1,0 +1,118 @@
+"""Questions seen and what was retrieved for them, so that clusters can grow from misses.
+
+A SQLite file next to the plan. Holds text in clear, readable by the owner only.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from centroidkv.types import FloatArray, Passage
+
+__all__ = ["History", "Seen"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS seen (
+    number INTEGER PRIMARY KEY, namespace TEXT NOT NULL, question TEXT NOT NULL,
+    embedding BLOB NOT NULL, passages TEXT NOT NULL, is_placed INTEGER NOT NULL,
+    UNIQUE (namespace, question)
+);
+CREATE INDEX IF NOT EXISTS waiting ON seen (namespace, is_placed);
+CREATE TABLE IF NOT EXISTS passages (
+    id TEXT PRIMARY KEY, text TEXT NOT NULL, metadata TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A question, its embedding [dim], and the ids of what was retrieved for it, best first."""
+
+    question: str
+    embedding: FloatArray
+    passages: tuple[str, ...]
+
+
+class History:
+    """Seen questions of one plan namespace."""
+
+    def __init__(self, path: Path, namespace: str) -> None:
+        self.namespace = namespace
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(path, check_same_thread=False, timeout=10)
+        self._db.isolation_level = None
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_SCHEMA)
+        path.chmod(0o600)
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def add(self, seen: Seen, passages: Sequence[Passage], *, is_placed: bool) -> None:
+        """Remember a question; one that is known already changes nothing."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "INSERT OR IGNORE INTO passages VALUES (?, ?, ?)",
+                [(p.id, p.text, json.dumps(dict(p.metadata), default=str)) for p in passages],
+            )
+            self._db.execute(
+                "INSERT OR IGNORE INTO seen VALUES (NULL, ?, ?, ?, ?, ?)",
+                (
+                    self.namespace,
+                    seen.question,
+                    seen.embedding.astype(np.float32).tobytes(),
+                    json.dumps(seen.passages),
+                    is_placed,
+                ),
+            )
+            self._db.execute("COMMIT")
+
+    def waiting(self) -> list[Seen]:
+        """Return the questions that no cluster has admitted."""
+        return self._select("is_placed = 0")
+
+    def all(self) -> list[Seen]:
+        """Return every question seen, oldest first."""
+        return self._select("1")
+
+    def _select(self, where: str) -> list[Seen]:
+        query = (
+            "SELECT question, embedding, passages FROM seen"
+            f" WHERE namespace = ? AND {where} ORDER BY number"
+        )
+        with self._lock:
+            rows = self._db.execute(query, (self.namespace,)).fetchall()
+        return [Seen(q, np.frombuffer(e, np.float32), tuple(json.loads(p))) for q, e, p in rows]
+
+    def place(self, questions: Sequence[str]) -> None:
+        """Mark questions as belonging to a cluster."""
+        with self._lock:
+            self._db.executemany(
+                "UPDATE seen SET is_placed = 1 WHERE namespace = ? AND question = ?",
+                [(self.namespace, q) for q in questions],
+            )
+
+    def count(self) -> int:
+        with self._lock:
+            query = "SELECT COUNT(*) FROM seen WHERE namespace = ?"
+            return int(self._db.execute(query, (self.namespace,)).fetchone()[0])
+
+    def passages(self, ids: Sequence[str]) -> dict[str, Passage]:
+        """Return the known ones among passages."""
+        found: dict[str, Passage] = {}
+        with self._lock:
+            for passage in ids:
+                row = self._db.execute(
+                    "SELECT text, metadata FROM passages WHERE id = ?", (passage,)
+                ).fetchone()
+                if row is not None:
+                    found[passage] = Passage(passage, row[0], json.loads(row[1]))
+        return found

@@ -1,0 +1,184 @@
+"""The plan: one fitted embedding -> reduction -> clustering, in one checksummed file.
+
+The plan is the truth about clusters; the centroid index is made from it. The file is eight bytes
+of magic, the SHA-256 of the rest, and an npz archive without pickle.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from centroidkv.errors import CacheCorrupt, CacheMismatch
+from centroidkv.files import write_atomic
+from centroidkv.routing.projection import Projection
+from centroidkv.types import Cluster, FloatArray, Passage
+
+MAGIC = b"CKVPLAN1"
+MAX_PLAN_BYTES = 1 << 32
+
+__all__ = ["Plan", "PlanFolder", "load_plan", "save_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Clusters of one plan namespace, one version. `is_online` marks one grown from misses."""
+
+    namespace: str
+    version: int
+    projection: Projection
+    clusters: tuple[Cluster, ...]
+    passages: Mapping[str, Passage] = field(default_factory=dict)
+    is_online: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.namespace[:16]}-{self.version:06d}"
+
+    def cluster(self, cluster_id: int) -> Cluster | None:
+        """Return a cluster by id; ids are positions."""
+        known = 0 <= cluster_id < len(self.clusters)
+        return self.clusters[cluster_id] if known else None
+
+    def pinned(self, cluster: Cluster) -> list[Passage]:
+        """Return a cluster's pinned passages in canonical order."""
+        return [self.passages[p] for p in cluster.pins if p in self.passages]
+
+    def reduced(self, clusters: Sequence[Cluster] | None = None) -> FloatArray:
+        """Return centroids in the reduced space, [clusters, reduced]."""
+        chosen = self.clusters if clusters is None else clusters
+        if not chosen:
+            return np.empty((0, 0), np.float32)
+        return self.projection.transform(np.stack([c.centroid for c in chosen]))
+
+    def is_same_as(self, other: "Plan") -> bool:
+        """Tell whether two plans differ in nothing but their version."""
+        return _to_bytes(replace(self, version=0)) == _to_bytes(replace(other, version=0))
+
+    def grown(self, cluster: Cluster, passages: Mapping[str, Passage]) -> "Plan":
+        """Return the plan with one more cluster."""
+        return replace(
+            self, clusters=(*self.clusters, cluster), passages={**self.passages, **passages}
+        )
+
+
+def _to_bytes(plan: Plan) -> bytes:
+    texts = {
+        "namespace": plan.namespace,
+        "version": plan.version,
+        "is_online": plan.is_online,
+        "clusters": [
+            {
+                "representative": c.representative,
+                "members": c.members,
+                "pins": c.pins,
+                "num_members": c.num_members,
+                "domain": c.domain,
+            }
+            for c in plan.clusters
+        ],
+        "passages": {p.id: [p.text, dict(p.metadata)] for p in plan.passages.values()},
+    }
+    dim = plan.clusters[0].centroid.shape[0] if plan.clusters else 0
+    arrays: dict[str, Any] = {
+        "mean": plan.projection.mean,
+        "components": plan.projection.components,
+        "centroids": np.array([c.centroid for c in plan.clusters], np.float32).reshape(-1, dim),
+        "radii": np.array([c.radius for c in plan.clusters], np.float64),
+        "texts": np.frombuffer(json.dumps(texts, default=str).encode(), np.uint8),
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _from_bytes(payload: bytes) -> Plan:
+    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+        texts: dict[str, Any] = json.loads(arrays["texts"].tobytes())
+        projection = Projection(arrays["mean"], arrays["components"])
+        centroids, radii = arrays["centroids"], arrays["radii"]
+    clusters = tuple(
+        Cluster(
+            id=i,
+            centroid=centroids[i],
+            representative=c["representative"],
+            members=tuple(c["members"]),
+            pins=tuple(c["pins"]),
+            radius=float(radii[i]),
+            num_members=c["num_members"],
+            domain=c["domain"],
+        )
+        for i, c in enumerate(texts["clusters"])
+    )
+    passages = {i: Passage(i, text, meta) for i, (text, meta) in texts["passages"].items()}
+    return Plan(
+        texts["namespace"], texts["version"], projection, clusters, passages, texts["is_online"]
+    )
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write a plan file atomically."""
+    payload = _to_bytes(plan)
+    write_atomic(path, MAGIC, hashlib.sha256(payload).digest(), payload)
+
+
+def load_plan(path: Path) -> Plan:
+    """Read and verify a plan file.
+
+    Raises:
+        CacheCorrupt: The file is truncated or altered.
+        CacheMismatch: It is not a plan of this format version.
+    """
+    if path.stat().st_size > MAX_PLAN_BYTES:
+        raise CacheCorrupt(path, "larger than any plan")
+    raw = path.read_bytes()
+    if raw[:8] != MAGIC:
+        raise CacheMismatch(str(path), expected=MAGIC.decode(), found=repr(raw[:8]))
+    if hashlib.sha256(raw[40:]).digest() != raw[8:40]:
+        raise CacheCorrupt(path, "the checksum does not match")
+    try:
+        return _from_bytes(raw[40:])
+    except (KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise CacheCorrupt(path, f"not a readable plan ({error})") from error
+
+
+class PlanFolder:
+    """The plan files of a store; the newest readable version of a namespace is in force."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def files(self, namespace: str | None = None) -> list[Path]:
+        """Return the plan files, oldest version first."""
+        pattern = f"{namespace[:16]}-*.plan" if namespace else "*.plan"
+        return sorted(self.folder.glob(pattern))
+
+    def save(self, plan: Plan) -> Path:
+        path = self.folder / f"{plan.id}.plan"
+        save_plan(plan, path)
+        return path
+
+    def latest(self, namespace: str) -> tuple[Plan | None, list[CacheCorrupt | CacheMismatch]]:
+        """Return the newest readable plan and what was wrong with newer ones."""
+        problems: list[CacheCorrupt | CacheMismatch] = []
+        for path in reversed(self.files(namespace)):
+            try:
+                plan = load_plan(path)
+            except (CacheCorrupt, CacheMismatch) as error:
+                problems.append(error)
+                continue
+            if plan.namespace == namespace:
+                return plan, problems
+        return None, problems
+
+    def set_aside(self, path: Path, quarantine: Path) -> None:
+        """Move a damaged plan out of the way, keeping it."""
+        quarantine.mkdir(mode=0o700, exist_ok=True)
+        os.replace(path, quarantine / path.name)

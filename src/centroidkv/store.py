@@ -1,0 +1,131 @@
+"""The store folder: what lies where, and opening it.
+
+::
+
+    store.json          format version
+    manifest.sqlite     which blocks exist, cluster prefixes, counters
+    blocks/ab/ab….safetensors   one file per KV block
+    plans/*.plan        one file per plan version
+    history.sqlite      questions seen
+    chroma/             centroid index, made from the plan
+    quarantine/         damaged files, set aside
+"""
+
+import json
+import logging
+import sqlite3
+from pathlib import Path
+
+from centroidkv.config import EngineConfig
+from centroidkv.errors import StoreError, StoreNotFound
+from centroidkv.files import write_atomic
+from centroidkv.kv.disk import DiskBlocks
+from centroidkv.kv.memory import MemoryBlocks
+from centroidkv.kv.tiers import TieredBlocks
+from centroidkv.kv.write_behind import WriteBehind
+from centroidkv.protocols import CentroidIndex
+from centroidkv.routing.plan import Plan, PlanFolder
+
+_log = logging.getLogger("centroidkv")
+
+FORMAT = 1
+
+__all__ = ["Store"]
+
+
+class Store:
+    """An open store folder: block tiers, plans, and the queue that writes behind the answers."""
+
+    def __init__(self, path: Path, config: EngineConfig, *, read_only: bool) -> None:
+        self.path = path
+        self.config = config
+        self.read_only = read_only
+        try:
+            disk = DiskBlocks(path, budget_bytes=config.disk_budget_bytes, read_only=read_only)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"cannot open the store {path}: {error}") from error
+        memory = MemoryBlocks(budget_bytes=config.memory_budget_bytes)
+        self.blocks = TieredBlocks(memory, disk)
+        self.plans = PlanFolder(path / "plans")
+        self.writer = WriteBehind(budget_bytes=max(config.memory_budget_bytes, 64 << 20))
+
+    @classmethod
+    def open(
+        cls, path: str | Path, config: EngineConfig | None = None, *, create: bool = True
+    ) -> "Store":
+        """Open a store, or make a new one in an empty or missing folder.
+
+        Raises:
+            StoreNotFound: There is none, and `create` is off.
+            StoreError: The path is something else, or of a newer format.
+        """
+        folder, config = Path(path).expanduser(), config or EngineConfig()
+        marker = folder / "store.json"
+        if marker.exists():
+            _check_format(marker)
+        elif not create:
+            raise StoreNotFound(
+                f"there is no store at {folder}; make one with: "
+                f"centroidkv build --questions q.csv --passages p.jsonl --store {folder}"
+            )
+        else:
+            _create(folder, marker)
+        return cls(folder, config, read_only=config.read_only or not _is_writable(folder))
+
+    def open_index(self, plan: Plan) -> CentroidIndex:
+        """Open the centroid index of a plan, in Chroma.
+
+        Raises:
+            IndexUnavailable: Chroma is down, or in use by another process.
+        """
+        from centroidkv.errors import IndexUnavailable
+        from centroidkv.routing.chroma_index import open_embedded, open_server
+
+        if self.config.chroma is not None:
+            return open_server(self.config.chroma, plan)
+        if self.read_only:
+            raise IndexUnavailable(f"{self.path} is read-only")
+        return open_embedded(self.path / "chroma", plan, quarantine=self.path / "quarantine")
+
+    def close(self) -> None:
+        """Finish the writes and release the files."""
+        self.writer.close()
+        self.blocks.disk.close()
+
+
+def _create(folder: Path, marker: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(
+            f"{folder} exists and is not a centroidkv store; give an empty or a new folder"
+        )
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(marker, json.dumps({"format": FORMAT}).encode())
+    except OSError as error:
+        raise StoreError(f"cannot create a store at {folder}: {error.strerror}") from error
+
+
+def _check_format(marker: Path) -> None:
+    try:
+        found = json.loads(marker.read_text("utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{marker} cannot be read ({error}); if this is a store, write "
+            f'{{"format": {FORMAT}}} into that file'
+        ) from error
+    if found != FORMAT:
+        raise StoreError(
+            f"{marker.parent} has store format {found}, this version reads {FORMAT}; "
+            "use the version that wrote it, or build a new store"
+        )
+
+
+def _is_writable(folder: Path) -> bool:
+    probe = folder / ".probe"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        _log.warning("%s is not writable (%s); it is used read-only", folder, error.strerror)
+        return False
+    return True

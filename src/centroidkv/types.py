@@ -1,0 +1,246 @@
+"""Frozen values that cross the borders between the parts.
+
+Owns the package's words. Knows no model, no store and no framework: stdlib and numpy only.
+"""
+
+import bisect
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Chunk",
+    "Cluster",
+    "Completion",
+    "FloatArray",
+    "KVBlock",
+    "Message",
+    "Outcome",
+    "Passage",
+    "Prompt",
+    "Reason",
+    "Record",
+    "Reuse",
+    "Route",
+    "Token",
+    "Usage",
+    "common_prefix",
+    "valid_text",
+]
+
+FloatArray: TypeAlias = NDArray[np.float32]
+
+Outcome = Literal["hit", "partial", "miss", "bypass"]
+Reuse = Literal["exact", "off", "blend", "representative"]
+Reason = Literal[
+    "pinned_prefix",  # the cluster's pinned context was reused
+    "repeated_prefix",  # a prefix seen before was reused, without a cluster
+    "extra_passages",  # the pins were reused, passages behind them were computed
+    "prefix_differs",  # only a part of an earlier prompt was identical
+    "head_only",  # nothing but the text before the first passage was identical
+    "empty_store",  # the store holds no KV for this model and tenant
+    "other_model",  # the store holds KV, but of another model or tenant
+    "cluster_not_filled",  # admitted, but the cluster had no KV yet
+    "not_admitted",  # the question lies outside every cluster's radius
+    "no_route",  # no retriever wrapper told which cluster the question belongs to
+    "question_before_context",  # the prompt puts the question first, so no prefix can repeat
+    "block_damaged",  # a stored block could not be used and is computed again
+    "store_failed",  # the store could not be read
+    "reuse_off",  # the caller switched reuse off
+]
+
+
+def valid_text(text: str) -> str:
+    """Replace what is not valid Unicode (lone surrogates), which no tokenizer or file takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A retrieved text; its id is the SHA-256 of content and metadata, so a changed text is new."""
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, text: str, metadata: Mapping[str, Any] | None = None) -> "Passage":
+        """Make a passage whose id is derived from its content."""
+        text, known = valid_text(text), dict(metadata or {})
+        canonical = json.dumps([text, known], sort_keys=True, ensure_ascii=False, default=str)
+        digest = hashlib.sha256(canonical.encode("utf-8", "replace")).hexdigest()
+        return cls(digest, text, known)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt: its text, its token ids, and where each token starts in the text."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def tokens_before(self, char: int) -> int:
+        """Count the tokens that start before position `char` of the text."""
+        return bisect.bisect_left(self.offsets, char)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A group of past questions and the context that is pinned for it.
+
+    `centroid` is the mean of the members' embeddings, shape [dim]; `radius` is the largest
+    Euclidean distance to it, in that full space, at which a question is admitted.
+    """
+
+    id: int
+    centroid: FloatArray
+    representative: str
+    members: tuple[str, ...]
+    pins: tuple[str, ...]
+    radius: float
+    num_members: int
+    domain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a question was sent: the nearest cluster, how far it is, and whether it admits."""
+
+    question: str
+    embedding: FloatArray
+    cluster: Cluster | None
+    distance: float
+    is_admitted: bool
+    embed_s: float = 0.0
+    route_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the retriever wrapper tells the model: question, route, passages, time.
+
+    `num_pins` of the passages, the first ones, are pinned; `found` are the ids the base
+    retriever returned.
+    """
+
+    question: str
+    route: Route
+    passages: tuple[Passage, ...]
+    num_pins: int
+    found: frozenset[str]
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class KVBlock:
+    """Keys and values of all layers for consecutive tokens of a sequence.
+
+    `keys` has shape [layers, kv_heads, tokens, key_dim], `values` [layers, kv_heads, tokens,
+    value_dim]. `dtype` is the model's name for the element type; bfloat16, which numpy lacks,
+    is carried as its bit pattern in uint16.
+    """
+
+    keys: NDArray[Any]
+    values: NDArray[Any]
+    dtype: str
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.keys.shape[2])
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.keys.nbytes + self.values.nbytes)
+
+    def part(self, start: int, stop: int) -> "KVBlock":
+        """Return a view of the tokens [start, stop)."""
+        return replace(self, keys=self.keys[:, :, start:stop], values=self.values[:, :, start:stop])
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One decoded token: id, the text it completes, and its logit's lead over the second best.
+
+    `is_end` marks the model's own end of sequence, which is not part of the answer.
+    """
+
+    id: int
+    text: str
+    margin: float
+    is_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What happened to one request, and what it cost; times in seconds, counts in tokens."""
+
+    outcome: Outcome
+    reason: Reason
+    prompt_tokens: int
+    reused_tokens: int
+    completion_tokens: int
+    stored_tokens: int = 0
+    dropped_pins: int = 0
+    cluster: int | None = None
+    distance: float | None = None
+    tier: Literal["memory", "disk", "none"] = "none"
+    embed_s: float = 0.0
+    route_s: float = 0.0
+    load_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    ttft_s: float = 0.0
+    total_s: float = 0.0
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.prompt_tokens - self.reused_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer.
+
+    `margins` holds each token's lead over the second best, to tell ties apart; where the model
+    ended the answer itself, that decision's margin comes last, one more than there are tokens.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+    usage: Usage
+    margins: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a streamed answer; the last one carries the whole completion."""
+
+    text: str
+    completion: Completion | None = None
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Count the leading tokens that two sequences share."""
+    limit = min(len(one), len(other))
+    for i in range(limit):
+        if one[i] != other[i]:
+            return i
+    return limit

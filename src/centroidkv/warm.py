@@ -1,0 +1,188 @@
+"""Warming: two member questions of each cluster go through the user's own chain.
+
+Only the chain renders the very tokens that later requests will send. What the two prompts share
+is the cluster's prefix; it is prefilled and stored. No answer is decoded.
+"""
+
+import inspect
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from centroidkv.errors import ConfigError
+from centroidkv.kv.blocks import block_id
+from centroidkv.learning import Learner
+from centroidkv.outcome import Layout
+from centroidkv.protocols import CausalModel, Progress
+from centroidkv.routing.router import Router
+from centroidkv.store import Store
+from centroidkv.types import Cluster, Prompt, common_prefix
+from centroidkv.warming import WarmingRun, warming
+
+_log = logging.getLogger("centroidkv")
+
+Invoke: TypeAlias = Callable[[str], Any]
+AsyncInvoke: TypeAlias = Callable[[str], Awaitable[Any]]
+
+__all__ = ["WarmReport", "Warmer"]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmReport:
+    """What warming did: clusters filled now, filled before, and why the others were not."""
+
+    num_clusters: int
+    filled: int
+    already_filled: int
+    problems: dict[str, int]
+    stored_tokens: int
+    seconds: float
+
+
+class Warmer:
+    """Fills the clusters of the plan in force."""
+
+    def __init__(self, store: Store, router: Router, model: CausalModel, learner: Learner) -> None:
+        self._store = store
+        self._router = router
+        self._model = model
+        self._learner = learner
+        self._counts: Counter[str] = Counter()
+        self._problems: Counter[str] = Counter()
+
+    def warm(self, invoke: Invoke, progress: Progress) -> WarmReport:
+        """Fill every cluster by running `invoke(question)` for two of its members.
+
+        Raises:
+            ConfigError: There is no plan, or the chain is async.
+        """
+        begin = time.perf_counter()
+        for question, run in self._visits(progress):
+            returned: Any = None
+            try:
+                with warming(run):
+                    returned = invoke(question)
+            except Exception as error:  # noqa: BLE001 - it is the user's chain
+                self._failed(run.cluster, error)
+            if inspect.iscoroutine(returned):
+                returned.close()
+                raise ConfigError("the chain is async; use: await engine.awarm(chain.ainvoke)")
+        return self._report(begin)
+
+    async def awarm(self, invoke: AsyncInvoke, progress: Progress) -> WarmReport:
+        """Do the same with an async chain."""
+        begin = time.perf_counter()
+        for question, run in self._visits(progress):
+            try:
+                with warming(run):
+                    await invoke(question)
+            except Exception as error:  # noqa: BLE001 - it is the user's chain
+                self._failed(run.cluster, error)
+        return self._report(begin)
+
+    def _visits(self, progress: Progress) -> Iterator[tuple[str, WarmingRun]]:
+        """Yield each question to run, with the run that collects its prompt."""
+        plan = self._router.plan
+        if plan is None:
+            raise ConfigError("there is nothing to warm yet; call build(questions=..., ...) first")
+        for done, cluster in enumerate(plan.clusters):
+            progress("warm", done, len(plan.clusters))
+            runs = [WarmingRun(cluster, plan.pinned(cluster)) for _ in cluster.members[:2]]
+            yield from zip(cluster.members[:2], runs, strict=True)
+            self._settle(cluster, runs)
+        self._counts["clusters"] = len(plan.clusters)
+        progress("warm", len(plan.clusters), len(plan.clusters))
+
+    def _failed(self, cluster: Cluster, error: Exception) -> None:
+        reason = f"the chain raised {type(error).__name__}: {error}"
+        if reason not in self._problems:
+            _log.warning("cluster %d could not be warmed: %s", cluster.id, reason)
+        self._problems[reason] += 1
+
+    def _settle(self, cluster: Cluster, runs: list[WarmingRun]) -> None:
+        prompts = [p for run in runs for p in run.prompts]
+        if not prompts:
+            self._problems[_why_nothing(runs)] += 1
+            return
+        prompt, where = prompts[0]
+        if where.is_question_first:
+            self._problems["the prompt puts the question before the passages"] += 1
+            return
+        shared = where.pins_end
+        if len(prompts) == 2:
+            shared = common_prefix(prompt.token_ids, prompts[1][0].token_ids)
+        if shared < where.pins_end:
+            self._problems["two questions of a cluster share no prompt up to the pins' end"] += 1
+            return
+        head = Prompt(prompt.text, prompt.token_ids[:shared], prompt.offsets[:shared])
+        if self._is_filled(cluster, head, where):
+            self._counts["already"] += 1
+        else:
+            self._prefill(cluster, head, where)
+            self._counts["filled"] += 1
+
+    def _is_filled(self, cluster: Cluster, prefix: Prompt, where: Layout) -> bool:
+        assert self._router.plan is not None
+        head = block_id(self._learner.namespace, prefix.token_ids[: where.head])
+        rows = self._store.blocks.disk.manifest.prefixes(self._router.plan.id, cluster.id)
+        pointed = any(
+            (r.namespace, r.head) == (self._learner.namespace, head) and r.num_tokens for r in rows
+        )
+        # One token more than the prefix, since a match leaves the last token to compute.
+        found = self._store.blocks.match(self._learner.namespace, (*prefix.token_ids, 0))
+        return pointed and found.num_tokens >= where.pins_end
+
+    def _prefill(self, cluster: Cluster, prefix: Prompt, where: Layout) -> None:
+        blocks, plan = self._store.blocks, self._router.plan
+        assert plan is not None
+        sequence = self._model.open_sequence(len(prefix) + 1)
+        try:
+            match = blocks.match(self._learner.namespace, prefix.token_ids)
+            for step in match.steps:
+                block = blocks.get(step.id)
+                if block is None:
+                    break
+                sequence.restore([block.part(0, step.stop - step.start)])
+            start = sequence.num_tokens
+            sequence.prefill(prefix.token_ids[start:])
+            pieces = self._learner.cut(prefix, sequence, start=start)
+        finally:
+            sequence.close()
+        blocks.keep(pieces)
+        self._counts["tokens"] += len(prefix) - start
+        where = replace(where, pins_end=min(where.pins_end, len(prefix)))
+
+        def write() -> None:
+            blocks.persist(pieces)
+            self._learner.fill(plan, cluster, prefix, where)
+
+        # The disk writes one cluster while the next one is computed; warming waits for it rather
+        # than lose a write, since it makes more KV than the queue should hold.
+        size = sum(p.block.num_bytes for p in pieces)
+        if not self._store.writer.submit(write, num_bytes=size):
+            self._store.writer.flush()
+            self._store.writer.submit(write, num_bytes=size)
+
+    def _report(self, begin: float) -> WarmReport:
+        total = self._counts["clusters"]
+        for reason, count in self._problems.items():
+            _log.warning("%d of %d clusters not warmed: %s", count, total, reason)
+        return WarmReport(
+            num_clusters=total,
+            filled=self._counts["filled"],
+            already_filled=self._counts["already"],
+            problems=dict(self._problems),
+            stored_tokens=self._counts["tokens"],
+            seconds=time.perf_counter() - begin,
+        )
+
+
+def _why_nothing(runs: list[WarmingRun]) -> str:
+    if any(not run.pinned for run in runs):
+        return "the cluster has no pinned passages"
+    if any(run.other_calls for run in runs):
+        return "no prompt held the pinned passages: is the retriever a CentroidKVRetriever?"
+    return "the chain never called the model"
