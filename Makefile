@@ -40,4 +40,4 @@ format: $(READY)  ## format the code
 	$(PY) -m ruff check --fix .
 
 bench: $(READY)  ## measure the claims of docs/benchmarks.md
-	$(PY) benchmarks/overhead.py
+	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/overhead.py

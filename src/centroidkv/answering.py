@@ -145,7 +145,7 @@ class Answering:
     def _fitting(self, request: Request, record: Record | None) -> tuple[Prompt, int]:
         """Render the prompt; while it is too long, drop pins that were not retrieved."""
         messages: str | Sequence[Message] = request.prompt
-        optional = [p for p in record.passages if p.id not in record.found] if record else []
+        optional = [p for p in record.passages if p.text not in record.found] if record else []
         room = self.model.context_tokens - 1
         dropped = 0
         prompt = self.model.encode(messages, chat_template=request.chat_template)
@@ -195,20 +195,25 @@ class Answering:
         scanner = StopScanner(sampling.stop)
         tokens: list[Token] = []
         text: list[str] = []
-        for token in sequence.decode(sampling):
-            if not tokens:
-                run.ttft_s = time.perf_counter() - run.begin
-            tokens.append(token)
-            piece = scanner.push(token.text)
-            if piece:
-                text.append(piece)
-                yield Chunk(piece)
-            if scanner.is_stopped:
-                break
-        rest = scanner.flush()
-        if rest:
-            text.append(rest)
-            yield Chunk(rest)
+        try:
+            for token in sequence.decode(sampling):
+                if not tokens:
+                    run.ttft_s = time.perf_counter() - run.begin
+                tokens.append(token)
+                piece = scanner.push(token.text)
+                if piece:
+                    text.append(piece)
+                    yield Chunk(piece)
+                if scanner.is_stopped:
+                    break
+            rest = scanner.flush()
+            if rest:
+                text.append(rest)
+                yield Chunk(rest)
+        except GeneratorExit:
+            # Nobody reads on; what was computed is kept all the same.
+            self._finish(run, sequence, tokens, started)
+            raise
         ended = bool(tokens and tokens[-1].is_end) or scanner.is_stopped
         usage = self._finish(run, sequence, [t for t in tokens if not t.is_end], started)
         completion = Completion(
@@ -245,6 +250,7 @@ class Answering:
             total_s=time.perf_counter() - run.begin,
         )
         if run.request.reuse == "off":
+            self._learner.count(usage)
             return usage
         outcome, reason = classify(
             run.prompt,

@@ -48,9 +48,9 @@ def clean_questions(
     kinds = list(domains) if domains is not None else [""] * len(asked)
     if len(kinds) != len(asked):
         raise ConfigError(f"{len(asked)} questions came with {len(kinds)} domains")
-    odd = next((q for q in asked if not isinstance(q, str)), None)
-    if odd is not None:
-        raise ConfigError(f"questions must be strings, found {type(odd).__name__}: {odd!r}")
+    odd = [q for q in asked if not isinstance(q, str)]
+    if odd:
+        raise ConfigError(f"questions must be strings, found {type(odd[0]).__name__}: {odd[0]!r}")
     cleaned: dict[str, str] = {}
     for question, domain in zip(asked, kinds, strict=True):
         text = " ".join(valid_text(question).split())

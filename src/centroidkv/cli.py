@@ -85,9 +85,10 @@ def _ask(options: argparse.Namespace) -> int:
     usage = done.usage
     _print(
         options,
-        {"text": done.text, "finish_reason": done.finish_reason, "usage": asdict(usage)},
+        {"text": done.text, "finish_reason": done.finish_reason, "usage": usage.as_dict()},
         f"{done.text.strip()}\n\n[{usage.outcome}: {usage.reason}; {usage.reused_tokens} of "
-        f"{usage.prompt_tokens} prompt tokens reused; first token after {usage.ttft_s:.2f} s]",
+        f"{usage.prompt_tokens} prompt tokens reused; first token after "
+        f"{usage.embed_s + usage.route_s + usage.ttft_s:.2f} s]",
     )
     return 0
 

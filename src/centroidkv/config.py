@@ -1,6 +1,6 @@
 """Validated, frozen settings. An unknown key is an error that names the known ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -31,6 +31,10 @@ def _require(condition: object, message: str) -> None:
         raise ConfigError(message)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_count(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -50,9 +54,22 @@ class Sampling(_Settings):
             _is_count(self.max_tokens, 1),
             f"max_tokens must be a whole number of at least 1, not {self.max_tokens!r}",
         )
-        _require(self.temperature >= 0, f"temperature must be 0 or more, not {self.temperature!r}")
-        _require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not {self.top_p!r}")
-        _require(not isinstance(self.stop, str), "stop must be a list of strings, not one string")
+        _require(
+            _is_number(self.temperature) and self.temperature >= 0,
+            f"temperature must be a number, 0 or more, not {self.temperature!r}",
+        )
+        _require(
+            _is_number(self.top_p) and 0 < self.top_p <= 1,
+            f"top_p must be a number in (0, 1], not {self.top_p!r}",
+        )
+        _require(
+            self.seed is None or _is_count(self.seed, 0),
+            f"seed must be a whole number, 0 or more, or None, not {self.seed!r}",
+        )
+        _require(
+            isinstance(self.stop, Sequence) and not isinstance(self.stop, str),
+            f"stop must be a list of strings, not {self.stop!r}",
+        )
         object.__setattr__(self, "stop", tuple(self.stop))
         _require(
             all(isinstance(s, str) and s for s in self.stop),
@@ -88,9 +105,10 @@ class PlanConfig(_Settings):
                 _is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"
             )
         _require(
-            0 < self.radius_quantile <= 1,
-            f"radius_quantile must lie in (0, 1], not {self.radius_quantile!r}",
+            _is_number(self.radius_quantile) and 0 < self.radius_quantile <= 1,
+            f"radius_quantile must be a number in (0, 1], not {self.radius_quantile!r}",
         )
+        _require(_is_count(self.seed, 0), f"seed must be a whole number, not {self.seed!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +140,16 @@ class EngineConfig(_Settings):
                 _is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"
             )
         _require(
-            0 < self.online_radius < 2,
-            f"online_radius must lie in (0, 2), not {self.online_radius!r}",
+            _is_number(self.online_radius) and 0 < self.online_radius < 2,
+            f"online_radius must be a number in (0, 2), not {self.online_radius!r}",
         )
+        _require(isinstance(self.tenant, str), f"tenant must be a string, not {self.tenant!r}")
         _require(
-            self.chroma is None or self.chroma.startswith(("http://", "https://")),
+            self.chroma is None or str(self.chroma).startswith(("http://", "https://")),
             f"chroma must be the http:// address of a Chroma server, not {self.chroma!r}",
         )
+
+    @property
+    def arena_budget_bytes(self) -> int:
+        """The part of the memory budget that idle arenas may take."""
+        return self.memory_budget_bytes // 4

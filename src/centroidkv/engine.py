@@ -19,6 +19,7 @@ from centroidkv.errors import ConfigError
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
+from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.retrieval import deep_retrieve
@@ -102,8 +103,8 @@ class Engine:
             ModelError: The model or the embedder cannot be loaded.
         """
         config = EngineConfig.of(settings)
-        loaded_embedder = _embedder(embedder, config)
-        loaded_model = _model(model, tokenizer, config)
+        loaded_embedder = open_embedder(embedder, config)
+        loaded_model = open_model(model, tokenizer, config)
         return cls(Store.open(path, config), loaded_model, loaded_embedder)
 
     # offline
@@ -130,6 +131,7 @@ class Engine:
             ConfigError: No questions, an unknown setting, or not a retriever.
         """
         begin = time.perf_counter()
+        self.store.require_writable("build a plan")
         config = PlanConfig.of(settings)
         asked = clean_questions(questions, domains)
         retrieve = deep_retrieve(retriever)
@@ -173,11 +175,13 @@ class Engine:
         `invoke` takes a question and runs the whole chain, e.g. `chain.invoke`. Nothing is
         answered. Can be interrupted and called again: filled clusters are skipped.
         """
+        self.store.require_writable("warm clusters")
         warmer = Warmer(self.store, self.router, self.model, self._learner)
         return warmer.warm(invoke, progress_bar() if show_progress else no_progress)
 
     async def awarm(self, invoke: AsyncInvoke, *, show_progress: bool = False) -> WarmReport:
         """Do what `warm` does with an async chain, e.g. `chain.ainvoke`."""
+        self.store.require_writable("warm clusters")
         warmer = Warmer(self.store, self.router, self.model, self._learner)
         return await warmer.awarm(invoke, progress_bar() if show_progress else no_progress)
 
@@ -204,15 +208,16 @@ class Engine:
             pinned, found = run.pinned, []
         elif route.is_admitted and route.cluster is not None and plan is not None:
             pinned = plan.pinned(route.cluster)
-        first = {p.id for p in pinned}
-        passages = [*pinned, *(p for p in found if p.id not in first)]
+        # By text, since a retriever that writes scores into the metadata changes every id.
+        first = {p.text for p in pinned}
+        passages = [*pinned, *(p for p in found if p.text not in first)]
         self._records.put(
             Record(
                 question=route.question,
                 route=route,
                 passages=tuple(passages),
                 num_pins=len(pinned),
-                found=frozenset(p.id for p in found),
+                found=frozenset(p.text for p in found),
                 time_s=time.time(),
             )
         )
@@ -286,7 +291,7 @@ class Engine:
         if self._is_closed:
             raise ConfigError("the engine is closed; open it again with Engine.open(...)")
         return self._answering.stream(
-            Request(_messages(prompt), sampling, question, reuse, chat_template)
+            Request(as_messages(prompt), sampling, question, reuse, chat_template)
         )
 
     # care
@@ -299,7 +304,7 @@ class Engine:
     def check(self, *, repair: bool = False) -> CheckReport:
         """Verify every block, manifest row, plan and centroid; with `repair`, mend what can be."""
         self.flush()
-        return check_store(self.store, repair=repair)
+        return check_store(self.store, repair=repair, router=self.router)
 
     def flush(self) -> None:
         """Wait until everything learnt so far is on disk."""
@@ -336,40 +341,5 @@ class Engine:
             self._learner.fault("damaged_plans", problem)
         if plan is not None:
             self.router.use(plan)
-        elif any(True for _ in self.store.plans.files()):
+        elif self.store.plans.files() and not problems:
             self._learner.note_foreign_plans()
-
-
-def _messages(prompt: Any) -> str | Sequence[Message]:
-    """Accept text, messages, or role-and-content mappings."""
-    if isinstance(prompt, str):
-        return valid_text(prompt)
-    turns = []
-    for turn in prompt:
-        if isinstance(turn, Message):
-            turns.append(Message(turn.role, valid_text(turn.content)))
-        elif isinstance(turn, dict) and {"role", "content"} <= turn.keys():
-            turns.append(Message(str(turn["role"]), valid_text(str(turn["content"]))))
-        else:
-            raise ConfigError(f"a message needs a role and a content, found {turn!r}")
-    return turns
-
-
-def _model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
-    if isinstance(model, CausalModel):
-        return model
-    from centroidkv.models.loading import load_model, wrap_model
-
-    if isinstance(model, (str, Path)):
-        return load_model(model, device=config.device, dtype=config.dtype)
-    return wrap_model(model, tokenizer)
-
-
-def _embedder(embedder: Any, config: EngineConfig) -> Embedder:
-    if isinstance(embedder, Embedder):
-        return embedder
-    from centroidkv.routing.embedder import SentenceBertEmbedder
-
-    if isinstance(embedder, (str, Path)):
-        return SentenceBertEmbedder.load(embedder, device=config.device)
-    return SentenceBertEmbedder.wrap(embedder)

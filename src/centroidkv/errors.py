@@ -44,7 +44,19 @@ __all__ = [
 
 
 class CentroidKVError(Exception):
-    """Root of the tree."""
+    """Root of the tree. Every error survives being handed on by another process."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuilt, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuilt(
+    kind: type[CentroidKVError], args: tuple[object, ...], state: dict[str, object]
+) -> CentroidKVError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(CentroidKVError, ValueError):

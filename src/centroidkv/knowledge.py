@@ -4,8 +4,9 @@ Serves the command line. Users of a framework bring its vector store instead.
 """
 
 import csv
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,12 @@ def read_questions(path: Path) -> Questions:
     """
     texts: list[str] = []
     domains: list[str] = []
-    rows = csv.DictReader(_lines(path))
-    if rows.fieldnames is None:
+    rows = csv.DictReader(io.StringIO(_read(path), newline=""))
+    if _header(rows, path) is None:
         raise ConfigError(f"{path} is empty; it needs a header line with a column 'question'")
-    if "question" not in rows.fieldnames:
+    if "question" not in (rows.fieldnames or []):
         raise ConfigError(
-            f"{path} has no column 'question' (found: {', '.join(rows.fieldnames)}); "
+            f"{path} has no column 'question' (found: {', '.join(rows.fieldnames or [])}); "
             "name the column with the past questions 'question'"
         )
     try:
@@ -52,7 +53,7 @@ def read_questions(path: Path) -> Questions:
                 texts.append(row["question"])
                 domains.append(row.get("domain") or "")
     except csv.Error as error:
-        raise ConfigError(f"{path}, line {rows.line_num}: {error}") from error
+        raise ConfigError(f"{path}, line {rows.reader.line_num}: {error}") from error
     if not texts:
         raise ConfigError(f"{path} holds no questions below its header")
     return Questions(texts, domains)
@@ -65,16 +66,19 @@ def read_passages(path: Path) -> list[Passage]:
         ConfigError: Not there, not UTF-8, not JSON, a key is missing, or nothing in it.
     """
     passages: list[Passage] = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_read(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict) or not {"id", "text"} <= row.keys():
             raise ConfigError(f"{path}, line {number}: needs an object with 'id' and 'text'")
-        text = str(row.pop("text")).strip()
+        text = row.pop("text")
+        if not isinstance(text, str):
+            raise ConfigError(f"{path}, line {number}: the text must be a string, not {text!r}")
+        text = text.strip()
         if not text:
             raise ConfigError(f"{path}, line {number}: the text is blank")
         passages.append(Passage.of(text, row))
@@ -83,16 +87,22 @@ def read_passages(path: Path) -> list[Passage]:
     return passages
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _header(rows: "csv.DictReader[str]", path: Path) -> Sequence[str] | None:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return rows.fieldnames
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line 1: {error}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8 and try again"
         ) from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    return iter(text.splitlines(keepends=True))
 
 
 class KnowledgeBase:
@@ -116,7 +126,7 @@ class KnowledgeBase:
     def save(self, store: Path) -> None:
         """Keep the passages in a store folder, so that `centroidkv ask` finds them."""
         rows = [
-            json.dumps({**p.metadata, "text": p.text}, ensure_ascii=False, default=str)
+            json.dumps({"id": p.id, **p.metadata, "text": p.text}, ensure_ascii=False, default=str)
             for p in self.passages
         ]
         write_atomic(store / FILE, ("\n".join(rows) + "\n").encode())

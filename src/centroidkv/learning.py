@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 from centroidkv.build import fit_plan
 from centroidkv.config import PlanConfig
-from centroidkv.kv.blocks import BLOCK_TOKENS, Match, block_id, chain
+from centroidkv.kv.blocks import BLOCK_TOKENS, Match, Piece, block_id, chain
 from centroidkv.kv.manifest import PrefixRow
-from centroidkv.kv.tiers import Piece
 from centroidkv.outcome import Layout
 from centroidkv.protocols import CausalModel, RunningSequence
 from centroidkv.routing.growth import grow
-from centroidkv.routing.history import History, Seen
+from centroidkv.routing.history import History, Seen, open_history
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.projection import identity
 from centroidkv.routing.router import Router
@@ -57,7 +56,11 @@ class Learner:
         self._model = model
         self._history: History | None = None
         if not store.read_only:
-            self._history = History(store.path / "history.sqlite", plan_namespace)
+            self._history = open_history(
+                store.path / "history.sqlite",
+                plan_namespace,
+                quarantine=store.path / "quarantine",
+            )
 
     def close(self) -> None:
         if self._history is not None:
@@ -66,7 +69,15 @@ class Learner:
     def fault(self, counter: str, error: Exception) -> None:
         """Count an internal fault and say so."""
         _log.warning("the request goes on without the cache: %s", error)
-        self._store.writer.submit(lambda: self._store.blocks.disk.manifest.count([counter]))
+        self._count([counter])
+
+    def count(self, usage: Usage) -> None:
+        """Count a request by outcome and reason."""
+        self._count(["requests", f"outcome_{usage.outcome}", f"reason_{usage.reason}"])
+
+    def _count(self, names: list[str]) -> None:
+        if not self._store.read_only:
+            self._store.writer.submit(lambda: self._store.blocks.disk.manifest.count(names))
 
     def note_foreign_plans(self) -> None:
         """Say that the store's plans belong to another embedder or tenant."""
@@ -81,6 +92,7 @@ class Learner:
         if self._store.read_only:
             return 0
         usage = answered.usage
+        self.count(usage)
         pieces: list[Piece] = []
         if usage.outcome in ("miss", "partial"):
             pieces = self.cut(answered.prompt, sequence, start=usage.reused_tokens)
@@ -102,10 +114,7 @@ class Learner:
         ]
 
     def _later(self, answered: Answered, pieces: list[Piece]) -> None:
-        blocks, usage = self._store.blocks, answered.usage
-        blocks.disk.manifest.count(
-            ["requests", f"outcome_{usage.outcome}", f"reason_{usage.reason}"]
-        )
+        blocks = self._store.blocks
         blocks.touch([s.id for s in answered.match.steps])
         try:
             blocks.persist(pieces)
@@ -147,7 +156,7 @@ class Learner:
         head = block_id(self.namespace, prompt.token_ids[: where.head])
         manifest.set_prefix(PrefixRow(plan.id, cluster.id, self.namespace, head, last, end))
         known = {
-            f"{r.namespace[:16]}/{r.head[:16]}": r.block
+            f"{r.namespace[-16:]}/{r.head[:16]}": r.block
             for r in manifest.prefixes(plan.id, cluster.id)
         }
         self._router.annotate(cluster.id, known)
@@ -157,9 +166,9 @@ class Learner:
 
     def _remember(self, record: Record) -> None:
         """Note a question; one that was not admitted may found a cluster."""
-        if self._history is None:
-            return
         route = record.route
+        if self._history is None or route.embedding.size == 0:
+            return
         ranked = [p.id for p in record.passages]
         seen = Seen(record.question, route.embedding, tuple(ranked))
         self._history.add(seen, record.passages, is_placed=route.is_admitted)

@@ -10,6 +10,7 @@ from centroidkv.kv.codec import load_block
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow
 from centroidkv.routing.plan import Plan, load_plan
+from centroidkv.routing.router import Router
 from centroidkv.store import Store
 
 _log = logging.getLogger("centroidkv")
@@ -85,8 +86,12 @@ def _newest(plans: list[Path]) -> Plan | None:
     return None
 
 
-def check_store(store: Store, *, repair: bool = False) -> CheckReport:
-    """Verify manifest, blocks and plans against each other and against their checksums."""
+def check_store(store: Store, *, repair: bool = False, router: Router | None = None) -> CheckReport:
+    """Verify manifest, blocks, plans and centroids against each other and their checksums.
+
+    With a `router` its open index is compared with the plan; without one the Chroma folder is
+    held against the digest of its last closing.
+    """
     problems: list[str] = []
     repaired: list[str] = []
     disk = store.blocks.disk
@@ -95,6 +100,7 @@ def check_store(store: Store, *, repair: bool = False) -> CheckReport:
     _check_rows(disk, problems, repaired, repair=repair)
     _check_files(disk, problems, repaired, repair=repair)
     _check_plans(store, problems, repaired, repair=repair)
+    _check_index(store, router, problems, repaired, repair=repair)
     return CheckReport(disk.manifest.num_blocks(), len(store.plans.files()), problems, repaired)
 
 
@@ -136,6 +142,27 @@ def _check_files(
         else:
             disk.set_aside(path)
             repaired.append(f"set aside {path.name}")
+
+
+def _check_index(
+    store: Store, router: Router | None, problems: list[str], repaired: list[str], *, repair: bool
+) -> None:
+    if router is not None:
+        faults = router.faults()
+        if faults and repair:
+            router.rebuild_index()
+            repaired.append("put the plan's centroids into the index again")
+        problems += faults
+        return
+    from centroidkv.routing.chroma_index import embedded_faults, open_embedded
+
+    folder = store.path / "chroma"
+    faults = embedded_faults(folder)
+    problems += faults
+    plan = _newest(store.plans.files())
+    if faults and repair and plan is not None:
+        open_embedded(folder, plan, quarantine=store.path / "quarantine").close()
+        repaired.append("rebuilt the centroid index from the plan")
 
 
 def _check_plans(store: Store, problems: list[str], repaired: list[str], *, repair: bool) -> None:

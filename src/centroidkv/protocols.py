@@ -49,6 +49,9 @@ class CentroidIndex(Protocol):
     def annotate(self, cluster: int, prefixes: Mapping[str, str]) -> None:
         """Note the last KV block of a cluster's prefix per (KV namespace, head)."""
 
+    def faults(self, plan_vectors: FloatArray) -> list[str]:
+        """Compare with the plan's reduced centroids, [clusters, reduced]; [] means sound."""
+
     def close(self) -> None:
         """Release files and connections."""
 

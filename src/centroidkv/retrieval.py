@@ -4,10 +4,11 @@ Recognises them by their methods, so that neither framework is imported here.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from centroidkv.errors import ConfigError
-from centroidkv.types import Passage
+from centroidkv.types import Passage, valid_text
 
 # From (question, how many) to passages, best first.
 DeepRetrieve: TypeAlias = Callable[[str, int], Sequence[Passage]]
@@ -22,7 +23,8 @@ def as_passage(document: Any) -> Passage:
         ConfigError: It is none of these.
     """
     if isinstance(document, Passage):
-        return document
+        text = valid_text(document.text)
+        return document if text == document.text else replace(document, text=text)
     if isinstance(document, str):
         return Passage.of(document)
     if hasattr(document, "page_content"):

@@ -8,6 +8,9 @@
     plans/*.plan        one file per plan version
     history.sqlite      questions seen
     chroma/             centroid index, made from the plan
+    chroma.digest       what chroma/ held when it was closed
+    chroma.lock         held by the process that has chroma/ open
+    passages.jsonl      the knowledge base of a store built by the command line
     quarantine/         damaged files, set aside
 """
 
@@ -29,6 +32,7 @@ from centroidkv.routing.plan import Plan, PlanFolder
 _log = logging.getLogger("centroidkv")
 
 FORMAT = 1
+WRITE_QUEUE_BYTES = 256 << 20
 
 __all__ = ["Store"]
 
@@ -44,10 +48,10 @@ class Store:
             disk = DiskBlocks(path, budget_bytes=config.disk_budget_bytes, read_only=read_only)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"cannot open the store {path}: {error}") from error
-        memory = MemoryBlocks(budget_bytes=config.memory_budget_bytes)
+        memory = MemoryBlocks(budget_bytes=config.memory_budget_bytes - config.arena_budget_bytes)
         self.blocks = TieredBlocks(memory, disk)
         self.plans = PlanFolder(path / "plans")
-        self.writer = WriteBehind(budget_bytes=max(config.memory_budget_bytes, 64 << 20))
+        self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)
 
     @classmethod
     def open(
@@ -63,7 +67,7 @@ class Store:
         marker = folder / "store.json"
         if marker.exists():
             _check_format(marker)
-        elif not create:
+        elif not create or config.read_only:
             raise StoreNotFound(
                 f"there is no store at {folder}; make one with: "
                 f"centroidkv build --questions q.csv --passages p.jsonl --store {folder}"
@@ -87,6 +91,15 @@ class Store:
             raise IndexUnavailable(f"{self.path} is read-only")
         return open_embedded(self.path / "chroma", plan, quarantine=self.path / "quarantine")
 
+    def require_writable(self, purpose: str) -> None:
+        """Refuse what only makes sense when it can be kept.
+
+        Raises:
+            StoreError: The store is read-only.
+        """
+        if self.read_only:
+            raise StoreError(f"cannot {purpose}: the store {self.path} is read-only")
+
     def close(self) -> None:
         """Finish the writes and release the files."""
         self.writer.close()
@@ -100,6 +113,7 @@ def _create(folder: Path, marker: Path) -> None:
         )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
         write_atomic(marker, json.dumps({"format": FORMAT}).encode())
     except OSError as error:
         raise StoreError(f"cannot create a store at {folder}: {error.strerror}") from error

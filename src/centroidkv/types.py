@@ -7,7 +7,7 @@ import bisect
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -136,7 +136,7 @@ class Route:
 class Record:
     """What the retriever wrapper tells the model: question, route, passages, time.
 
-    `num_pins` of the passages, the first ones, are pinned; `found` are the ids the base
+    `num_pins` of the passages, the first ones, are pinned; `found` are the texts that the base
     retriever returned.
     """
 
@@ -212,6 +212,10 @@ class Usage:
     @property
     def computed_tokens(self) -> int:
         return self.prompt_tokens - self.reused_tokens
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields and `computed_tokens`, for JSON."""
+        return {**asdict(self), "computed_tokens": self.computed_tokens}
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,11 +162,10 @@ class Warmer:
         # The disk writes one cluster while the next one is computed; warming waits for it rather
         # than lose a write, since it makes more KV than the queue should hold.
         size = sum(p.block.num_bytes for p in pieces)
-        if not self._store.writer.submit(write, num_bytes=size):
-            self._store.writer.flush()
-            self._store.writer.submit(write, num_bytes=size)
+        self._store.writer.submit(write, num_bytes=size, wait=True)
 
     def _report(self, begin: float) -> WarmReport:
+        self._store.writer.flush()
         total = self._counts["clusters"]
         for reason, count in self._problems.items():
             _log.warning("%d of %d clusters not warmed: %s", count, total, reason)

@@ -13,17 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from centroidkv.protocols import BlockLookup
-from centroidkv.types import common_prefix
+from centroidkv.types import KVBlock, common_prefix
 
 BLOCK_TOKENS = 64
+ROOT_MARK = b"ns".hex()
 
 __all__ = [
     "BLOCK_TOKENS",
     "Link",
     "Match",
+    "Piece",
     "Step",
     "block_id",
     "chain",
+    "is_root",
     "longest_prefix",
     "namespace_id",
     "split",
@@ -50,6 +53,15 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """KV on its way into the store: a block and where it belongs."""
+
+    parent: str
+    token_ids: tuple[int, ...]
+    block: KVBlock
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """The longest stored prefix of a prompt, as a block table."""
 
@@ -61,12 +73,20 @@ class Match:
 
 
 def namespace_id(*parts: str) -> str:
-    """Derive the id that seeds every block of one model and tenant."""
+    """Derive the id that seeds every block of one model and tenant.
+
+    It is longer than a block id, so that neither can be taken for the other.
+    """
     hasher = hashlib.sha256(b"centroidkv namespace 1")
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")
         hasher.update(len(raw).to_bytes(8, "little") + raw)
-    return hasher.hexdigest()
+    return ROOT_MARK + hasher.hexdigest()
+
+
+def is_root(block: str) -> bool:
+    """Tell whether an id is a namespace, which the first block of a sequence follows."""
+    return len(block) > 64
 
 
 def pack(token_ids: Sequence[int]) -> bytes:

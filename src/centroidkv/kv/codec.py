@@ -59,20 +59,9 @@ def save_block(
     }
     tensors = [("keys", keys), ("values", values)]
     metadata["xxh3"] = _digest(metadata, tensors)
-    header: dict[str, Any] = {"__metadata__": metadata}
-    offset = 0
-    for name, array in tensors:
-        end = offset + array.nbytes
-        header[name] = {
-            "dtype": _SAFETENSORS[block.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    raw = json.dumps(header, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
-    write_atomic(path, len(raw).to_bytes(8, "little"), raw, keys.data, values.data)
-    return 8 + len(raw) + offset
+    raw = _header(metadata, tensors)
+    write_atomic(path, raw, keys.data, values.data)
+    return len(raw) + keys.nbytes + values.nbytes
 
 
 def load_block(path: Path) -> StoredBlock:
@@ -86,7 +75,7 @@ def load_block(path: Path) -> StoredBlock:
     raw = path.read_bytes()
     try:
         return _parse(path, raw)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CacheCorrupt(path, f"not a readable block ({error})") from error
 
 
@@ -100,12 +89,33 @@ def _parse(path: Path, raw: bytes) -> StoredBlock:
         raise CacheMismatch(str(path), expected=FORMAT, found=str(metadata.get("format")))
     data = memoryview(raw)[8 + size :]
     tensors = [(n, _tensor(header[n], metadata["dtype"], data)) for n in ("keys", "values")]
+    # The checksum covers our metadata and the tensors; the header has one spelling only.
+    is_ours = _header(metadata, tensors) == raw[: 8 + size]
+    if not is_ours or len(data) != sum(array.nbytes for _, array in tensors):
+        raise CacheCorrupt(path, "the header does not fit the tensors")
     expected = metadata.pop("xxh3")
     if _digest(metadata, tensors) != expected:
         raise CacheCorrupt(path, "the checksum does not match")
     block = KVBlock(tensors[0][1], tensors[1][1], metadata["dtype"])
     token_ids = unpack(bytes.fromhex(metadata["tokens"]))
     return StoredBlock(metadata["id"], metadata["parent"], metadata["namespace"], token_ids, block)
+
+
+def _header(metadata: dict[str, str], tensors: list[tuple[str, NDArray[Any]]]) -> bytes:
+    """Spell the header of a safetensors file: its length in eight bytes, then JSON, padded."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for name, array in tensors:
+        end = offset + array.nbytes
+        header[name] = {
+            "dtype": _SAFETENSORS[metadata["dtype"]],
+            "shape": list(array.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
 
 
 def _tensor(entry: dict[str, Any], dtype: str, data: memoryview) -> NDArray[Any]:

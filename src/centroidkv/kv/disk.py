@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
-from centroidkv.kv.blocks import block_id
+from centroidkv.kv.blocks import block_id, is_root
 from centroidkv.kv.codec import StoredBlock, load_block, save_block
 from centroidkv.kv.eviction import Leases, leaves_to_evict
 from centroidkv.kv.manifest import BlockRow, Manifest
@@ -38,32 +38,40 @@ class DiskBlocks:
         self.manifest.close()
 
     def _open_manifest(self) -> Manifest:
+        """Open the manifest; a damaged one is set aside and made again from the block files."""
         path = self.folder / "manifest.sqlite"
+        manifest: Manifest | None = None
         try:
             manifest = Manifest(path, read_only=self.read_only)
-            faults = manifest.faults() if not self.read_only else []
-        except sqlite3.OperationalError:
-            raise
+            faults = [] if self.read_only else manifest.faults()
         except sqlite3.DatabaseError as error:
-            manifest, faults = None, [str(error)]
-        if faults:
-            if manifest is not None:
-                manifest.close()
-            _log.warning("%s is damaged (%s); it is rebuilt from the block files", path, faults[0])
+            if not _is_damage(error):
+                raise
+            faults = [str(error)]
+        if manifest is not None and not faults:
+            if not self.read_only and manifest.num_blocks() == 0:
+                self._index_files(manifest)
+            return manifest
+        if manifest is not None:
+            manifest.close()
+        _log.warning("%s is damaged (%s); it is made again from the block files", path, faults[0])
+        if self.read_only:
+            manifest = Manifest(Path(":memory:"))
+        else:
             for suffix in ("", "-wal", "-shm"):
                 self.set_aside(path.with_name(path.name + suffix))
             manifest = Manifest(path)
-        assert manifest is not None
-        if not self.read_only and manifest.num_blocks() == 0:
-            self._index_files(manifest)
+        self._index_files(manifest)
         return manifest
 
     def _index_files(self, manifest: Manifest) -> None:
         for path in self.files():
             try:
                 stored = load_block(path)
+                if stored.id != path.stem or stored.id != block_id(stored.parent, stored.token_ids):
+                    raise CacheMismatch(str(path), expected=path.stem, found=stored.id)
             except (CacheError, OSError) as error:
-                self._report(path, error)
+                self._report(path, error, manifest)
                 continue
             manifest.add(_row(stored, path.stat().st_size))
 
@@ -92,7 +100,7 @@ class DiskBlocks:
         try:
             return self.verified(row, path).block
         except (CacheError, OSError) as error:
-            self._report(path, error)
+            self._report(path, error, self.manifest)
             if not self.read_only:
                 self.manifest.remove([block])
             return None
@@ -111,11 +119,11 @@ class DiskBlocks:
             raise CacheCorrupt(path, "the id does not follow from its tokens")
         return stored
 
-    def _report(self, path: Path, error: Exception) -> None:
+    def _report(self, path: Path, error: Exception, manifest: Manifest) -> None:
         _log.warning("block ignored: %s", error)
         if self.read_only:
             return
-        self.manifest.count(["damaged_blocks"])
+        manifest.count(["damaged_blocks"])
         self.set_aside(path)
 
     def drop(self, block: str) -> None:
@@ -138,6 +146,9 @@ class DiskBlocks:
             CacheFull: The block alone is larger than the budget.
             OSError: The disk is full or read-only.
         """
+        if not is_root(parent) and not self.has(parent):
+            # Evicted meanwhile: behind a block that is not there nothing can be found.
+            return None
         row, old = self.placed(parent, token_ids)
         if row is None:
             return old
@@ -174,6 +185,8 @@ class DiskBlocks:
         Raises:
             CacheFull: All that is left is in use or leads to something in use.
         """
+        if needed_bytes > self.budget_bytes:
+            raise CacheFull(needed_bytes=needed_bytes, budget_bytes=self.budget_bytes)
         while (excess := self.manifest.disk_bytes() + needed_bytes - self.budget_bytes) > 0:
             leaves = leaves_to_evict(self.manifest, excess, self.leases)
             if not leaves:
@@ -186,3 +199,17 @@ class DiskBlocks:
 
 def _row(stored: StoredBlock, num_bytes: int) -> BlockRow:
     return BlockRow(stored.id, stored.parent, stored.namespace, stored.token_ids, num_bytes)
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Tell a damaged file from one that is busy, out of reach or on a failing disk."""
+    passing = {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+    }
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in passing

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from centroidkv.kv.manifest import Manifest
 
+LEAVES_A_LOOK = 256
+
 __all__ = ["Leases", "leaves_to_evict"]
 
 
@@ -41,10 +43,11 @@ def leaves_to_evict(manifest: Manifest, excess_bytes: int, leases: Leases) -> li
     its end over several rounds.
     """
     chosen: list[str] = []
-    for block, num_bytes in manifest.leaves(limit=256):
-        if excess_bytes <= 0:
-            break
-        if block not in leases:
-            chosen.append(block)
-            excess_bytes -= num_bytes
+    seen = 0
+    while excess_bytes > 0 and (leaves := manifest.leaves(LEAVES_A_LOOK, seen)):
+        seen += len(leaves)
+        for block, num_bytes in leaves:
+            if excess_bytes > 0 and block not in leases:
+                chosen.append(block)
+                excess_bytes -= num_bytes
     return chosen

@@ -15,6 +15,8 @@ from centroidkv.kv.blocks import BLOCK_TOKENS, pack, unpack
 
 __all__ = ["BlockRow", "Manifest", "PrefixRow"]
 
+IN_MEMORY = ":memory:"
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (
     id TEXT PRIMARY KEY, parent TEXT NOT NULL, namespace TEXT NOT NULL, tokens BLOB NOT NULL,
@@ -61,20 +63,41 @@ class PrefixRow:
     num_tokens: int
 
 
+def _connect(path: Path, options: str) -> sqlite3.Connection:
+    uri = IN_MEMORY if str(path) == IN_MEMORY else f"{path.absolute().as_uri()}?{options}"
+    db = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=10)
+    db.isolation_level = None
+    return db
+
+
+def _connect_reading(path: Path) -> sqlite3.Connection:
+    """Connect without writing anything, unless a writer is at work beside us."""
+    log = path.with_name(path.name + "-wal")
+    is_shared = log.exists() and log.stat().st_size > 0
+    db = _connect(path, "mode=ro" if is_shared else "mode=ro&immutable=1")
+    db.execute("SELECT 1 FROM blocks LIMIT 1")
+    return db
+
+
 class Manifest:
-    """The index over one store's blocks. Safe for many threads and processes."""
+    """The index over one store's blocks. Safe for many threads and processes.
+
+    Args:
+        path: The SQLite file, or `:memory:` for one that is not kept.
+        read_only: Change nothing, not even in files of SQLite's own.
+    """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._lock = threading.RLock()
-        mode = "?mode=ro&immutable=1" if read_only else "?mode=rwc"
-        uri = path.absolute().as_uri() + mode
-        self._db = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=10)
-        self._db.isolation_level = None
+        self._db = _connect_reading(path) if read_only else _connect(path, "mode=rwc")
         if not read_only:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
-            path.chmod(0o600)
+            # A write now: a file that cannot take one is to be noticed before a request is.
+            self._db.execute("PRAGMA user_version = 1")
+            if str(path) != IN_MEMORY:
+                path.chmod(0o600)
         row = self._db.execute("SELECT MAX(last_used) FROM blocks").fetchone()
         self._clock = int(row[0] or 0)
 
@@ -131,7 +154,7 @@ class Manifest:
         return found
 
     def add(self, row: BlockRow) -> None:
-        """Insert a block; what pointed to one of `superseded_by` it points to it now."""
+        """Insert a block; one that is known already stays as it is."""
         with self._writing() as db:
             self._clock += 1
             db.execute(
@@ -166,11 +189,12 @@ class Manifest:
                 [(self._clock, b) for b in block_ids],
             )
 
-    def leaves(self, limit: int) -> list[tuple[str, int]]:
+    def leaves(self, limit: int, offset: int = 0) -> list[tuple[str, int]]:
         """Return (id, bytes) of blocks without children, least recently used first."""
         query = """SELECT id, num_bytes FROM blocks AS b WHERE NOT EXISTS
-            (SELECT 1 FROM blocks AS c WHERE c.parent = b.id) ORDER BY last_used LIMIT ?"""
-        return [(str(b), int(str(n))) for b, n in self._rows(query, limit)]
+            (SELECT 1 FROM blocks AS c WHERE c.parent = b.id)
+            ORDER BY last_used, id LIMIT ? OFFSET ?"""
+        return [(str(b), int(str(n))) for b, n in self._rows(query, limit, offset)]
 
     def chain(self, block_id: str) -> list[BlockRow]:
         """Return the rows from the first block of a sequence to `block_id`; [] if broken."""

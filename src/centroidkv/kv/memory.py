@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from centroidkv.kv.blocks import block_id, pack, unpack
+from centroidkv.kv.blocks import Piece, block_id, pack, unpack
 from centroidkv.types import KVBlock
 
 __all__ = ["MemoryBlocks"]
@@ -42,6 +42,12 @@ class MemoryBlocks:
                 return None
             self._entries.move_to_end(block)
             return entry.block
+
+    def piece(self, block: str) -> Piece | None:
+        """Return a block with its place in its sequence."""
+        with self._lock:
+            entry = self._entries.get(block)
+        return Piece(entry.parent, unpack(entry.tokens), entry.block) if entry else None
 
     def neighbours(
         self, parent: str, token_ids: Sequence[int]

@@ -7,25 +7,15 @@ without waiting for the disk.
 import logging
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from centroidkv.kv.blocks import Match, longest_prefix
+from centroidkv.kv.blocks import Match, Piece, is_root, longest_prefix
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
 from centroidkv.types import KVBlock
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["Piece", "TieredBlocks"]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """KV on its way into the store: a block and where it belongs."""
-
-    parent: str
-    token_ids: tuple[int, ...]
-    block: KVBlock
+__all__ = ["TieredBlocks"]
 
 
 class TieredBlocks:
@@ -85,9 +75,21 @@ class TieredBlocks:
         if self.disk.read_only:
             return None
         last: str | None = None
-        for piece in pieces:
+        for piece in [*self._missing_before(pieces), *pieces]:
             last = self.disk.put(piece.parent, piece.token_ids, piece.block)
         return last
+
+    def _missing_before(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Return the blocks before `pieces` that the disk has evicted and memory still holds."""
+        missing: list[Piece] = []
+        parent = pieces[0].parent if pieces else ""
+        while parent and not is_root(parent) and not self.disk.has(parent):
+            piece = self.memory.piece(parent)
+            if piece is None:
+                break
+            missing.append(piece)
+            parent = piece.parent
+        return missing[::-1]
 
     def touch(self, block_ids: Sequence[str]) -> None:
         """Mark blocks as used, for eviction."""

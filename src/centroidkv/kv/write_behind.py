@@ -30,10 +30,16 @@ class WriteBehind:
         self._thread: threading.Thread | None = None
         self._warned = False
 
-    def submit(self, job: Job, *, num_bytes: int = 0) -> bool:
-        """Queue a job that holds `num_bytes`; return False when the queue is full."""
+    def submit(self, job: Job, *, num_bytes: int = 0, wait: bool = False) -> bool:
+        """Queue a job that holds `num_bytes`.
+
+        When the queue is full, wait for room, or drop the job and return False.
+        """
+        if wait and self._waiting_bytes + num_bytes > self.budget_bytes:
+            self.flush()
         with self._lock:
-            if self._waiting_bytes and self._waiting_bytes + num_bytes > self.budget_bytes:
+            full = self._waiting_bytes > 0 and self._waiting_bytes + num_bytes > self.budget_bytes
+            if full and not wait:
                 self.num_dropped += 1
                 return False
             self._waiting_bytes += num_bytes

@@ -1,7 +1,6 @@
 """A LangChain LLM that answers through an engine."""
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -181,7 +180,7 @@ class CentroidKVLLM(BaseLLM):
 def _info(completion: Completion) -> dict[str, Any]:
     return {
         "finish_reason": completion.finish_reason,
-        "usage": asdict(completion.usage),
+        "usage": completion.usage.as_dict(),
         "token_ids": list(completion.token_ids),
         "margins": list(completion.margins),
     }

@@ -52,9 +52,9 @@ class CentroidKVRetriever(BaseRetriever):
     def _composed(self, route: Route, found: list[Document]) -> list[Document]:
         known: dict[str, Document] = {}
         for document in found:
-            known.setdefault(as_passage(document).id, document)
+            known.setdefault(as_passage(document).text, document)
         passages = self.engine.compose(route, [as_passage(d) for d in known.values()])
         return [
-            known.get(p.id) or Document(page_content=p.text, metadata=dict(p.metadata))
+            known.get(p.text) or Document(page_content=p.text, metadata=dict(p.metadata))
             for p in passages
         ]

@@ -21,6 +21,9 @@ __all__ = ["Arena", "ArenaPool", "KVShape", "kv_shape"]
 
 # Capacities are rounded up to this, so that an arena serves later requests of similar length.
 GRAIN_TOKENS = 256
+# Rotary positions that are rescaled by the length of the whole sequence: the KV of a prefix is
+# then another one in a longer prompt.
+LENGTH_DEPENDENT = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,10 @@ def kv_shape(model: PreTrainedModel) -> KVShape:
     token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
     with torch.inference_mode():
         model(input_ids=token, past_key_values=cache, use_cache=True)
-    odd = {type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer}
     layers: list[Any] = list(cache.layers)
-    if odd or not layers:
+    odd = {type(x).__name__ for x in layers if type(x) is not DynamicLayer}
+    odd |= {f"{kind} positions" for kind in _rope_kinds(model) & LENGTH_DEPENDENT}
+    if odd or not layers or any(x.keys is None or not x.keys.numel() for x in layers):
         kinds = ", ".join(sorted(odd)) or "no KV layers"
         raise UnsupportedModel(
             f"{name} uses {kinds}: its state cannot be cut into token prefixes, so there is no "
@@ -66,6 +70,13 @@ def kv_shape(model: PreTrainedModel) -> KVShape:
     return KVShape(
         len(layers), keys.shape[1], keys.shape[3], values.shape[3], keys.dtype, keys.device
     )
+
+
+def _rope_kinds(model: PreTrainedModel) -> set[str]:
+    """Return the kinds of rotary positions that a model's config names, per layer type or not."""
+    parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    several = [p for p in parameters.values() if isinstance(p, dict)]
+    return {str(p.get("rope_type")) for p in [parameters, *several]}
 
 
 class _ArenaLayer(DynamicLayer):  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.hub import cached_file
 
@@ -18,7 +19,7 @@ from centroidkv.files import user_cache_folder
 from centroidkv.fingerprint import fingerprint, folder_digest
 from centroidkv.models.attention import use_shared_kv_heads
 from centroidkv.models.bundled import PREFIX, bundled_folder
-from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.models.transformers_model import TransformersModel, require_fast
 
 _SHAPING = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
 
@@ -26,7 +27,11 @@ __all__ = ["load_model", "wrap_model"]
 
 
 def load_model(
-    source: str | Path, *, device: str | None = None, dtype: str | None = None
+    source: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    arena_budget_bytes: int = 256 << 20,
 ) -> TransformersModel:
     """Load a model by name or path.
 
@@ -34,6 +39,7 @@ def load_model(
         source: `bundled:NAME`, a Hugging Face folder, a `.gguf` file, or a hub id.
         device: Where it runs; CUDA when there is one, else the CPU.
         dtype: A torch dtype's name; float32 on the CPU, else what the model was saved in.
+        arena_budget_bytes: Memory that may be kept for arenas not in use.
 
     Raises:
         ModelNotFound: There is no such model.
@@ -45,19 +51,32 @@ def load_model(
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelNotFound(f"cannot load a model from {str(source)!r}: {first}") from error
     model.to(torch.device(device))  # type: ignore[arg-type]
     use_shared_kv_heads(model)
+    if (Path(folder) / "adapter_config.json").exists():
+        # The adapter's folder does not hold the weights it adapts.
+        return wrap_model(model, tokenizer, arena_budget_bytes=arena_budget_bytes)
     digest = fingerprint(_files_digest(folder, options), *_runtime(model))
-    return TransformersModel(model, tokenizer, fingerprint=digest)
+    return TransformersModel(
+        model, tokenizer, fingerprint=digest, arena_budget_bytes=arena_budget_bytes
+    )
 
 
-def wrap_model(model: PreTrainedModel, tokenizer: Any) -> TransformersModel:
-    """Use a model and tokenizer that are loaded already; nothing about them is changed."""
+def wrap_model(
+    model: PreTrainedModel, tokenizer: Any, *, arena_budget_bytes: int = 256 << 20
+) -> TransformersModel:
+    """Use a model and tokenizer that are loaded already; nothing about them is changed.
+
+    Raises:
+        ConfigError: The tokenizer is missing.
+        UnsupportedModel: The tokenizer is a slow one, or the model's KV cannot be cut.
+    """
     if tokenizer is None:
         raise ConfigError("a loaded model needs its tokenizer too: tokenizer=...")
+    require_fast(tokenizer)
     hasher = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         hasher.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -66,14 +85,19 @@ def wrap_model(model: PreTrainedModel, tokenizer: Any) -> TransformersModel:
     config = model.config.to_dict()
     for volatile in ("_name_or_path", "transformers_version"):
         config.pop(volatile, None)
+    vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
+    for state in ("truncation", "padding"):  # what the last call asked for
+        vocabulary.pop(state, None)
     parts = [
         hasher.hexdigest(),
         json.dumps(config, sort_keys=True, default=str),
-        tokenizer.backend_tokenizer.to_str(),
+        json.dumps(vocabulary, sort_keys=True),
         str(tokenizer.chat_template),
     ]
     digest = fingerprint(*parts, *_runtime(model))
-    return TransformersModel(model, tokenizer, fingerprint=digest)
+    return TransformersModel(
+        model, tokenizer, fingerprint=digest, arena_budget_bytes=arena_budget_bytes
+    )
 
 
 def _locate(source: str) -> tuple[str, dict[str, str]]:

@@ -16,15 +16,26 @@ class StopScanner:
     def push(self, text: str) -> str:
         """Take new text; return what is certain to be part of the answer."""
         self._held += text
-        found = [at for at in (self._held.find(s) for s in self._stop) if at >= 0]
-        if found:
-            self.is_stopped = True
-            return self._release(min(found), drop_rest=True)
-        return self._release(len(self._held) - self._undecided())
+        undecided = len(self._held) - self._undecided()
+        found = self._first_stop()
+        if found is not None and found <= undecided:
+            return self._end_at(found)
+        # A longer stop string may still begin before the one that is complete.
+        return self._release(undecided)
 
     def flush(self) -> str:
         """Return what was held back, once no more text can come."""
-        return "" if self.is_stopped else self._release(len(self._held))
+        if self.is_stopped:
+            return ""
+        found = self._first_stop()
+        return self._release(len(self._held)) if found is None else self._end_at(found)
+
+    def _first_stop(self) -> int | None:
+        return min((at for at in (self._held.find(s) for s in self._stop) if at >= 0), default=None)
+
+    def _end_at(self, place: int) -> str:
+        self.is_stopped = True
+        return self._release(place, drop_rest=True)
 
     def _release(self, length: int, *, drop_rest: bool = False) -> str:
         out = self._held[:length]

@@ -18,7 +18,7 @@ from centroidkv.types import KVBlock, Message, Prompt, Token, valid_text
 # One forward per this many prompt tokens: bounds the memory of long prompts.
 PREFILL_TOKENS = 2048
 
-__all__ = ["TransformersModel"]
+__all__ = ["TransformersModel", "require_fast"]
 
 
 class TransformersModel:
@@ -39,11 +39,7 @@ class TransformersModel:
         fingerprint: str,
         arena_budget_bytes: int = 256 << 20,
     ) -> None:
-        if not tokenizer.is_fast:
-            raise UnsupportedModel(
-                f"{type(tokenizer).__name__} is a slow tokenizer; token positions are needed, so "
-                "load the fast one (use_fast=True)"
-            )
+        require_fast(tokenizer)
         model.train(mode=False)
         self.model = model
         self.tokenizer = tokenizer
@@ -171,7 +167,9 @@ class _ArenaSequence:
                 return
             text = detokenize.step(tokenizer.backend_tokenizer, token)
             yield Token(token, text or "", margin)
-            if left and self._arena is not None:
+            if self._arena is None:
+                return
+            if left:
                 self._logits = self._owner.forward([token], self._open)
 
     def snapshot(self, start: int, stop: int) -> KVBlock:
@@ -183,8 +181,20 @@ class _ArenaSequence:
             self._arena = None
 
 
+def require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that cannot tell where in a text its tokens stand.
+
+    Raises:
+        UnsupportedModel: It is a slow one.
+    """
+    if not tokenizer.is_fast:
+        raise UnsupportedModel(
+            f"{type(tokenizer).__name__} is a slow tokenizer; token positions are needed, so "
+            "load the fast one (use_fast=True)"
+        )
+
+
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
-

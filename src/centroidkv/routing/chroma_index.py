@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import chromadb
+import numpy as np
 from chromadb.config import Settings
 from filelock import FileLock, Timeout
 
@@ -32,7 +33,7 @@ from centroidkv.types import Cluster, FloatArray
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["ChromaIndex", "open_embedded", "open_server"]
+__all__ = ["ChromaIndex", "embedded_faults", "open_embedded", "open_server"]
 
 BATCH = 1000
 
@@ -81,9 +82,25 @@ class ChromaIndex:
                 metadatas=[{"last_blocks": json.dumps(dict(prefixes), sort_keys=True)}],
             )
 
+    def faults(self, plan_vectors: FloatArray) -> list[str]:
+        with _translated():
+            rows = self._collection.get(include=["embeddings"])
+        held = dict(zip(map(int, rows["ids"]), np.asarray(rows["embeddings"]), strict=True))
+        wrong = [
+            number
+            for number, vector in enumerate(plan_vectors)
+            if number not in held or not np.allclose(held[number], vector, atol=1e-6)
+        ]
+        extra = sum(number >= len(plan_vectors) for number in held)
+        problems = [f"chroma: {len(wrong)} centroids are missing or differ"] if wrong else []
+        return problems + ([f"chroma: {extra} centroids belong to no cluster"] if extra else [])
+
     def close(self) -> None:
-        self._client.close()
-        self._release()
+        try:
+            with _translated():
+                self._client.close()
+        finally:
+            self._release()
 
 
 def open_server(url: str, plan: Plan) -> ChromaIndex:
@@ -97,6 +114,21 @@ def open_server(url: str, plan: Plan) -> ChromaIndex:
             settings=_settings(),
         )
     return ChromaIndex(client, plan, lambda: None)
+
+
+def embedded_faults(folder: Path) -> list[str]:
+    """Tell what is wrong with a Chroma folder without opening it; [] while it is in use."""
+    lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
+    try:
+        with lock.acquire(timeout=0):
+            seal = folder.with_name("chroma.digest")
+            sealed = seal.read_text() if seal.exists() else ""
+            if folder.exists() and sealed != _digest(folder):
+                return [f"{folder}: damaged or not closed cleanly; it is rebuilt when opened"]
+    except (Timeout, OSError):
+        # In use by its owner, or not ours to lock.
+        pass
+    return []
 
 
 def open_embedded(folder: Path, plan: Plan, *, quarantine: Path) -> ChromaIndex:

@@ -21,10 +21,12 @@ def spectral(vectors: FloatArray, *, num_clusters: int, seed: int) -> NDArray[np
     num_clusters = min(num_clusters, len(np.unique(vectors, axis=0)))
     if num_clusters < 2:
         return np.zeros(len(vectors), np.int64)
+    from sklearn.cluster import AgglomerativeClustering, SpectralClustering
+
     if num_clusters >= len(vectors) - 1:
-        # The eigenproblem needs fewer clusters than points; here every point is its own.
-        return _without_gaps(vectors, axis=0)
-    from sklearn.cluster import SpectralClustering
+        # The eigenproblem needs fewer clusters than points; here nearly every point is its own.
+        method = AgglomerativeClustering(n_clusters=num_clusters)
+        return _without_gaps(method.fit_predict(vectors))
 
     method = SpectralClustering(
         n_clusters=num_clusters,
@@ -47,6 +49,6 @@ def nearest_centroid(vectors: FloatArray, centroids: FloatArray) -> NDArray[np.i
     return np.asarray(squared.argmin(1), np.int64)
 
 
-def _without_gaps(labels: NDArray[Any], axis: int | None = None) -> NDArray[np.int64]:
-    numbered = np.unique(labels, return_inverse=True, axis=axis)[1]
+def _without_gaps(labels: NDArray[Any]) -> NDArray[np.int64]:
+    numbered = np.unique(labels, return_inverse=True)[1]
     return np.asarray(numbered, np.int64).reshape(-1)

@@ -4,6 +4,8 @@ A SQLite file next to the plan. Holds text in clear, readable by the owner only.
 """
 
 import json
+import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -14,7 +16,9 @@ import numpy as np
 
 from centroidkv.types import FloatArray, Passage
 
-__all__ = ["History", "Seen"]
+_log = logging.getLogger("centroidkv")
+
+__all__ = ["History", "Seen", "open_history"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS seen (
@@ -24,7 +28,8 @@ CREATE TABLE IF NOT EXISTS seen (
 );
 CREATE INDEX IF NOT EXISTS waiting ON seen (namespace, is_placed);
 CREATE TABLE IF NOT EXISTS passages (
-    id TEXT PRIMARY KEY, text TEXT NOT NULL, metadata TEXT NOT NULL
+    namespace TEXT NOT NULL, id TEXT NOT NULL, text TEXT NOT NULL, metadata TEXT NOT NULL,
+    PRIMARY KEY (namespace, id)
 ) WITHOUT ROWID;
 """
 
@@ -36,6 +41,22 @@ class Seen:
     question: str
     embedding: FloatArray
     passages: tuple[str, ...]
+
+
+def open_history(path: Path, namespace: str, *, quarantine: Path) -> "History":
+    """Open a history; a damaged file is set aside and a new one begun."""
+    try:
+        return History(path, namespace)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        _log.warning("%s is damaged (%s); a new one is begun", path, error)
+        quarantine.mkdir(mode=0o700, exist_ok=True)
+        for suffix in ("", "-wal", "-shm"):
+            damaged = path.with_name(path.name + suffix)
+            if damaged.exists():
+                os.replace(damaged, quarantine / damaged.name)
+        return History(path, namespace)
 
 
 class History:
@@ -57,22 +78,25 @@ class History:
 
     def add(self, seen: Seen, passages: Sequence[Passage], *, is_placed: bool) -> None:
         """Remember a question; one that is known already changes nothing."""
+        texts = [
+            (self.namespace, p.id, p.text, json.dumps(dict(p.metadata), default=str))
+            for p in passages
+        ]
+        row = (
+            self.namespace,
+            seen.question,
+            seen.embedding.astype(np.float32).tobytes(),
+            json.dumps(seen.passages),
+            is_placed,
+        )
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                "INSERT OR IGNORE INTO passages VALUES (?, ?, ?)",
-                [(p.id, p.text, json.dumps(dict(p.metadata), default=str)) for p in passages],
-            )
-            self._db.execute(
-                "INSERT OR IGNORE INTO seen VALUES (NULL, ?, ?, ?, ?, ?)",
-                (
-                    self.namespace,
-                    seen.question,
-                    seen.embedding.astype(np.float32).tobytes(),
-                    json.dumps(seen.passages),
-                    is_placed,
-                ),
-            )
+            try:
+                self._db.executemany("INSERT OR IGNORE INTO passages VALUES (?, ?, ?, ?)", texts)
+                self._db.execute("INSERT OR IGNORE INTO seen VALUES (NULL, ?, ?, ?, ?, ?)", row)
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
             self._db.execute("COMMIT")
 
     def waiting(self) -> list[Seen]:
@@ -111,7 +135,8 @@ class History:
         with self._lock:
             for passage in ids:
                 row = self._db.execute(
-                    "SELECT text, metadata FROM passages WHERE id = ?", (passage,)
+                    "SELECT text, metadata FROM passages WHERE namespace = ? AND id = ?",
+                    (self.namespace, passage),
                 ).fetchone()
                 if row is not None:
                     found[passage] = Passage(passage, row[0], json.loads(row[1]))

@@ -32,5 +32,9 @@ class MemoryIndex:
     def annotate(self, cluster: int, prefixes: Mapping[str, str]) -> None:
         """Nothing to note: the manifest knows the prefixes."""
 
+    def faults(self, plan_vectors: FloatArray) -> list[str]:
+        """Made from the plan in this process, so there is nothing to find."""
+        return [] if len(plan_vectors) == len(self._ids) else ["centroids are missing"]
+
     def close(self) -> None:
         """Nothing to release."""

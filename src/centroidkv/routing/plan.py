@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def id(self) -> str:
-        return f"{self.namespace[:16]}-{self.version:06d}"
+        return f"{self.namespace[-16:]}-{self.version:06d}"
 
     def cluster(self, cluster_id: int) -> Cluster | None:
         """Return a cluster by id; ids are positions."""
@@ -86,7 +86,7 @@ def _to_bytes(plan: Plan) -> bytes:
         ],
         "passages": {p.id: [p.text, dict(p.metadata)] for p in plan.passages.values()},
     }
-    dim = plan.clusters[0].centroid.shape[0] if plan.clusters else 0
+    dim = plan.clusters[0].centroid.shape[0] if plan.clusters else 1
     arrays: dict[str, Any] = {
         "mean": plan.projection.mean,
         "components": plan.projection.components,
@@ -133,19 +133,30 @@ def load_plan(path: Path) -> Plan:
     """Read and verify a plan file.
 
     Raises:
-        CacheCorrupt: The file is truncated or altered.
+        CacheCorrupt: The file is truncated, altered or cannot be read.
         CacheMismatch: It is not a plan of this format version.
     """
-    if path.stat().st_size > MAX_PLAN_BYTES:
-        raise CacheCorrupt(path, "larger than any plan")
-    raw = path.read_bytes()
+    try:
+        if path.stat().st_size > MAX_PLAN_BYTES:
+            raise CacheCorrupt(path, "larger than any plan")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CacheCorrupt(path, f"cannot be read ({error.strerror})") from error
     if raw[:8] != MAGIC:
         raise CacheMismatch(str(path), expected=MAGIC.decode(), found=repr(raw[:8]))
     if hashlib.sha256(raw[40:]).digest() != raw[8:40]:
         raise CacheCorrupt(path, "the checksum does not match")
     try:
         return _from_bytes(raw[40:])
-    except (KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile) as error:
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RecursionError,
+        zipfile.BadZipFile,
+    ) as error:
         raise CacheCorrupt(path, f"not a readable plan ({error})") from error
 
 
@@ -157,7 +168,7 @@ class PlanFolder:
 
     def files(self, namespace: str | None = None) -> list[Path]:
         """Return the plan files, oldest version first."""
-        pattern = f"{namespace[:16]}-*.plan" if namespace else "*.plan"
+        pattern = f"{namespace[-16:]}-*.plan" if namespace else "*.plan"
         return sorted(self.folder.glob(pattern))
 
     def save(self, plan: Plan) -> Path:

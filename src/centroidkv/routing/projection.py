@@ -39,8 +39,8 @@ def identity() -> Projection:
 def fit_projection(vectors: FloatArray, *, dim: int, seed: int) -> Projection:
     """Fit PCA to vectors, shape [n, d] (source paper, section 3.1, step 2)."""
     dim = min(dim, vectors.shape[0] - 1, vectors.shape[1])
-    if dim < 1:
-        return identity()
+    if dim < 1 or not np.ptp(vectors, axis=0).any():
+        return identity()  # one question, or always the same
     from sklearn.decomposition import PCA
 
     pca = PCA(n_components=dim, random_state=seed).fit(vectors)

@@ -33,11 +33,12 @@ class RecordRing:
             records = list(self._records)[::-1]
         second: Record | None = None
         for record in records:
-            if not record.passages:
+            texts = [t for t in (p.text.strip() for p in record.passages) if t]
+            if not texts:
                 continue
-            if all(p.text.strip() in text for p in record.passages):
+            if all(t in text for t in texts):
                 return record
-            cut = record.question in text and record.passages[0].text.strip() in text
+            cut = record.question in text and texts[0] in text
             if second is None and cut:
                 second = record
         return second

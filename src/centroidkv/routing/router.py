@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from centroidkv.errors import CacheError
 from centroidkv.protocols import CentroidIndex, Embedder
 from centroidkv.routing.admission import distance
@@ -30,7 +32,10 @@ class _InForce:
 
 
 class Router:
-    """Routes questions by the plan in force. Safe for many threads."""
+    """Routes questions by the plan in force. Safe for many threads.
+
+    A failing embedder or index costs the route or some time, never the request.
+    """
 
     def __init__(self, embedder: Embedder, open_index: Callable[[Plan], CentroidIndex]) -> None:
         self.embedder = embedder
@@ -46,9 +51,11 @@ class Router:
     def use(self, plan: Plan) -> None:
         """Put a plan in force."""
         with self._lock:
-            if self._current is not None:
-                self._current.index.close()
-                self._current = None
+            old = self._current
+            if old is not None:
+                # While the indexes change places, the old plan routes from memory.
+                self._current = _InForce(old.plan, old.naive, old.naive)
+                self._close(old.index)
             naive = MemoryIndex()
             naive.put(plan.clusters, plan.reduced())
             try:
@@ -85,9 +92,9 @@ class Router:
     def route(self, question: str) -> Route:
         """Send a question to its nearest cluster; admission is by distance in the full space."""
         begin = time.perf_counter()
-        vector = self.embedder.embed([question])[0]
+        vector = self._embed(question)
         embedded = time.perf_counter()
-        current = self._current
+        current = self._current if vector.size else None
         cluster, far, admitted = None, float("inf"), False
         if current is not None:
             reduced = current.plan.projection.transform(vector[None])[0]
@@ -99,6 +106,14 @@ class Router:
         done = time.perf_counter()
         return Route(question, vector, cluster, far, admitted, embedded - begin, done - embedded)
 
+    def _embed(self, question: str) -> FloatArray:
+        """Embed a question; no vector at all when the embedder fails."""
+        try:
+            return np.asarray(self.embedder.embed([question])[0], np.float32)
+        except Exception as error:  # noqa: BLE001 - any embedder's failure only costs the route
+            self._report(error)
+            return np.empty(0, np.float32)
+
     def _nearest(self, current: _InForce, reduced: FloatArray) -> int | None:
         try:
             return current.index.nearest(reduced)
@@ -106,13 +121,36 @@ class Router:
             self._report(error)
             return current.naive.nearest(reduced)
 
-    def _report(self, error: CacheError) -> None:
+    def _report(self, error: Exception) -> None:
         self.num_index_failures += 1
         if self.num_index_failures == 1:
-            _log.warning("routing goes on from the plan in memory: %s", error)
+            how = "from the plan in memory" if isinstance(error, CacheError) else "without a route"
+            _log.warning("routing goes on %s: %s", how, error)
+
+    def faults(self) -> list[str]:
+        """Compare the centroid index with the plan in force; [] means sound."""
+        current = self._current
+        if current is None:
+            return []
+        try:
+            return current.index.faults(current.plan.reduced())
+        except CacheError as error:
+            return [str(error)]
+
+    def rebuild_index(self) -> None:
+        """Put every centroid of the plan in force into the index again."""
+        current = self._current
+        if current is not None:
+            current.index.put(current.plan.clusters, current.plan.reduced())
 
     def close(self) -> None:
         with self._lock:
             if self._current is not None:
-                self._current.index.close()
+                self._close(self._current.index)
                 self._current = None
+
+    def _close(self, index: CentroidIndex) -> None:
+        try:
+            index.close()
+        except CacheError as error:
+            self._report(error)

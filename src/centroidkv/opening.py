@@ -1,0 +1,61 @@
+"""From what users pass to what the engine works with: models, embedders, messages.
+
+Models and embedders are imported here, on use: importing the package loads neither.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from centroidkv.config import EngineConfig
+from centroidkv.errors import ConfigError
+from centroidkv.protocols import CausalModel, Embedder
+from centroidkv.types import Message, valid_text
+
+__all__ = ["as_messages", "open_embedder", "open_model"]
+
+
+def as_messages(prompt: Any) -> str | Sequence[Message]:
+    """Accept text, messages, or role-and-content mappings.
+
+    Raises:
+        ConfigError: Something else is among the messages.
+    """
+    if isinstance(prompt, str):
+        return valid_text(prompt)
+    turns = []
+    for turn in prompt:
+        if isinstance(turn, Message):
+            turns.append(Message(turn.role, valid_text(turn.content)))
+        elif isinstance(turn, dict) and {"role", "content"} <= turn.keys():
+            turns.append(Message(str(turn["role"]), valid_text(str(turn["content"]))))
+        else:
+            raise ConfigError(f"a message needs a role and a content, found {turn!r}")
+    return turns
+
+
+def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
+    """Load a model by name or path, or wrap a loaded one; a `CausalModel` is taken as it is."""
+    if isinstance(model, CausalModel):
+        return model
+    from centroidkv.models.loading import load_model, wrap_model
+
+    if isinstance(model, (str, Path)):
+        return load_model(
+            model,
+            device=config.device,
+            dtype=config.dtype,
+            arena_budget_bytes=config.arena_budget_bytes,
+        )
+    return wrap_model(model, tokenizer, arena_budget_bytes=config.arena_budget_bytes)
+
+
+def open_embedder(embedder: Any, config: EngineConfig) -> Embedder:
+    """Load an embedder by name or path, or wrap a loaded one; an `Embedder` is taken as it is."""
+    if isinstance(embedder, Embedder):
+        return embedder
+    from centroidkv.routing.embedder import SentenceBertEmbedder
+
+    if isinstance(embedder, (str, Path)):
+        return SentenceBertEmbedder.load(embedder, device=config.device)
+    return SentenceBertEmbedder.wrap(embedder)

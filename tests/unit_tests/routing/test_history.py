@@ -1,0 +1,123 @@
+"""Questions seen are kept once, and placed ones do not wait any longer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from centroidkv.routing.history import History, Seen, open_history
+from centroidkv.types import Passage
+
+VECTOR = np.arange(4, dtype=np.float32) / 7
+CARD = Passage.of("A card is blocked.", {"title": "카드", "n": 1})
+LOAN = Passage.of("A loan is repaid.")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "history.sqlite"
+
+
+@pytest.fixture
+def history(path: Path):
+    history = History(path, "one")
+    yield history
+    history.close()
+
+
+def seen(question: str, *passages: Passage) -> Seen:
+    return Seen(question, VECTOR, tuple(p.id for p in passages))
+
+
+def test_a_question_comes_back_as_it_was_seen(history: History) -> None:
+    history.add(seen("카드 분실?", CARD, LOAN), [CARD, LOAN], is_placed=False)
+    (found,) = history.all()
+    assert found.question == "카드 분실?" and found.passages == (CARD.id, LOAN.id)
+    assert found.embedding.dtype == np.float32
+    assert found.embedding.tobytes() == VECTOR.tobytes()
+    assert history.passages([LOAN.id, "unknown", CARD.id]) == {LOAN.id: LOAN, CARD.id: CARD}
+
+
+def test_the_history_survives_closing(path: Path) -> None:
+    first = History(path, "one")
+    first.add(seen("a", CARD), [CARD], is_placed=False)
+    first.close()
+    second = History(path, "one")
+    assert [s.question for s in second.waiting()] == ["a"]
+    assert second.passages([CARD.id]) == {CARD.id: CARD}
+    second.close()
+
+
+def test_a_question_known_already_changes_nothing(history: History) -> None:
+    history.add(seen("a", CARD), [CARD], is_placed=False)
+    history.add(seen("a", LOAN), [LOAN], is_placed=True)
+    assert history.count() == 1
+    assert [s.passages for s in history.waiting()] == [(CARD.id,)]
+
+
+def test_questions_come_oldest_first(history: History) -> None:
+    for question in "cab":
+        history.add(seen(question), [], is_placed=question == "a")
+    assert [s.question for s in history.all()] == ["c", "a", "b"]
+    assert [s.question for s in history.waiting()] == ["c", "b"]
+    assert history.count() == 3
+
+
+def test_placed_questions_wait_no_longer(history: History) -> None:
+    for question in "abc":
+        history.add(seen(question), [], is_placed=False)
+    history.place(["a", "c", "unknown"])
+    assert [s.question for s in history.waiting()] == ["b"]
+    assert history.count() == 3
+    history.place([])
+
+
+def test_another_namespace_sees_none_of_it(path: Path, history: History) -> None:
+    history.add(seen("a", CARD), [CARD], is_placed=False)
+    other = History(path, "two")
+    assert other.all() == other.waiting() == [] and other.count() == 0
+    other.add(seen("a"), [], is_placed=False)
+    other.place(["a"])
+    assert [s.question for s in history.waiting()] == ["a"]
+    other.close()
+
+
+def test_another_namespace_never_gets_the_texts_of_this_one(path: Path, history: History) -> None:
+    """Users may number their passages themselves, each tenant from 1."""
+    mine, theirs = Passage("1", "the first tenant's text"), Passage("1", "the second's")
+    history.add(seen("a", mine), [mine], is_placed=False)
+    other = History(path, "two")
+    assert other.passages(["1"]) == {}
+    other.add(seen("a", theirs), [theirs], is_placed=False)
+    assert other.passages(["1"]) == {"1": theirs}
+    assert history.passages(["1"]) == {"1": mine}
+    other.close()
+
+
+def test_a_question_that_cannot_be_kept_does_not_stop_later_ones(history: History) -> None:
+    odd = Passage("odd", "a lone surrogate \ud800")
+    with pytest.raises(UnicodeEncodeError):
+        history.add(seen("a", odd), [odd], is_placed=False)
+    history.add(seen("b", CARD), [CARD], is_placed=False)
+    assert [s.question for s in history.all()] == ["b"]
+
+
+def test_the_file_is_its_owners_alone(path: Path, history: History) -> None:
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("garbage", [b"", b"garbage" * 500])
+def test_a_damaged_history_does_not_keep_the_store_from_opening(
+    path: Path, tmp_path: Path, garbage: bytes
+) -> None:
+    quarantine = tmp_path / "quarantine"
+    first = open_history(path, "one", quarantine=quarantine)
+    first.add(seen("a"), [], is_placed=False)
+    first.close()
+    path.write_bytes(garbage)
+    second = open_history(path, "one", quarantine=quarantine)
+    assert second.all() == []
+    second.add(seen("b"), [], is_placed=False)
+    assert second.count() == 1
+    assert not garbage or (quarantine / path.name).read_bytes() == garbage
+    second.close()

@@ -1,0 +1,131 @@
+"""The house as designed: layers, no cycles, file sizes, names that say something."""
+
+import ast
+import re
+from pathlib import Path
+
+import centroidkv
+from centroidkv import errors
+
+SRC = Path(centroidkv.__file__).parent
+FILES = sorted(SRC.rglob("*.py"))
+WORDS = {"types", "protocols", "config", "errors", "files", "fingerprint"}
+PARTS = {"kv", "models", "routing"}
+EDGES = {"cli", "langchain", "llama_index"}
+BANNED_FILES = {"utils", "util", "helpers", "helper", "manager", "handler", "base", "common",
+                "misc", "info", "process", "data"}  # fmt: skip
+BANNED_NAMES = re.compile(r"Manager$|Handler$|Helper$|Utils$|KVStore")
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(p for p in parts if p != "__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """Return the package's own modules that a file imports, relative to the package."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("centroidkv"):
+            name = (node.module or "").removeprefix("centroidkv").lstrip(".")
+            found.add(name or "__root__")
+    return found
+
+
+def layer(name: str) -> int:
+    top = name.split(".", maxsplit=1)[0]
+    if top in WORDS:
+        return 0
+    if top in PARTS:
+        return 1
+    return 3 if top in EDGES else 2
+
+
+def test_layers_import_only_what_lies_below_them() -> None:
+    wrong = []
+    for path in FILES:
+        name = module(path)
+        if name in ("", "__main__"):  # the two doors: the package's names, and the command
+            continue
+        for other in imports(path):
+            top, other_top = name.split(".")[0], other.split(".")[0]
+            mine, theirs = layer(name), layer(other)
+            sibling = mine == theirs and mine in (1, 3) and top != other_top
+            if other == "__root__":
+                sibling = mine != 3
+            if theirs > mine or sibling or (mine == 3 and theirs == 1):
+                wrong.append(f"{name} imports {other}")
+    assert wrong == []
+
+
+def test_there_are_no_import_cycles() -> None:
+    graph = {module(p): {i for i in imports(p) if i != module(p)} for p in FILES}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for other in graph.get(name, set()):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_files_and_functions_stay_small() -> None:
+    big = []
+    for path in FILES:
+        text = path.read_text("utf-8")
+        if text.count("\n") > 350:
+            big.append(f"{path.name}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                length = (body[-1].end_lineno - body[0].lineno + 1) if body else 0
+                if length > 40:
+                    big.append(f"{path.name}: {node.name} has {length} lines")
+                positional = [a for a in node.args.args if a.arg not in ("self", "cls")]
+                if len(positional) > 5:
+                    big.append(f"{path.name}: {node.name} has {len(positional)} parameters")
+    assert big == []
+
+
+def test_names_say_something() -> None:
+    assert [p.name for p in FILES if p.stem in BANNED_FILES] == []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                assert not BANNED_NAMES.search(node.name), f"{path.name}: {node.name}"
+
+
+def test_every_module_says_what_it_owns() -> None:
+    assert [p.name for p in FILES if not ast.get_docstring(ast.parse(p.read_text("utf-8")))] == []
+
+
+def test_only_the_named_files_know_chroma_and_cache_classes() -> None:
+    chroma = [
+        p.name for p in FILES if re.search(r"(?m)^\s*(import|from) chromadb", p.read_text("utf-8"))
+    ]
+    caches = [p.name for p in FILES if "cache_utils" in p.read_text()]
+    assert chroma == ["chroma_index.py"]
+    assert caches == ["arena.py"]
+
+
+def test_nothing_is_unpickled() -> None:
+    for path in FILES:
+        text = path.read_text("utf-8")
+        found = re.search(r"import (pickle|joblib|dill)|torch\.load\(|allow_pickle=True", text)
+        assert found is None, path.name
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert list(centroidkv.__all__) == sorted(centroidkv.__all__)
+    for name in centroidkv.__all__:
+        assert hasattr(centroidkv, name)
+
+
+def test_every_error_is_in_the_tree_that_its_docstring_draws() -> None:
+    for name in errors.__all__:
+        assert name in (errors.__doc__ or ""), name
+        assert issubclass(getattr(errors, name), errors.CentroidKVError)

@@ -1,0 +1,79 @@
+"""A file is written whole or not at all."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from centroidkv.files import user_cache_folder, write_atomic
+
+
+def test_the_parts_are_written_one_behind_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file"
+    write_atomic(path, b"one ", memoryview(b"two"), bytearray(b" three"))
+    assert path.read_bytes() == b"one two three"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_no_parts_make_an_empty_file(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_an_old_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"a much longer content than the new one")
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_files_and_folders_are_their_owners_alone(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "folder" / "file", b"x")
+    assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomic(path, b"new", "not bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "kept").write_text("x")
+    with pytest.raises(OSError, match="folder"):
+        write_atomic(tmp_path / "folder", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match="file"):
+        write_atomic(tmp_path / "file" / "below", b"new")
+
+
+def test_readers_see_all_of_a_file_or_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    contents = [bytes([i]) * 50_000 for i in range(20)]
+    write_atomic(path, contents[0])
+    writer = threading.Thread(target=lambda: [write_atomic(path, c) for c in contents])
+    writer.start()
+    seen = {path.read_bytes()}
+    while writer.is_alive():
+        seen.add(path.read_bytes())
+    writer.join()
+    assert seen <= set(contents)
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CENTROIDKV_CACHE", str(tmp_path / "own"))
+    assert user_cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("CENTROIDKV_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache_folder() == tmp_path / "centroidkv"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert user_cache_folder() == Path.home() / ".cache" / "centroidkv"
