@@ -36,7 +36,7 @@ def test_build_ask_stats_check(small_bank: tuple[Path, Path], tmp_path: Path, ca
     assert json.loads(out)["text"] == warm["text"]
     _, out, _ = run(capsys, "stats", "--store", store, "--json")
     stats = json.loads(out)
-    assert stats["num_filled_clusters"] == 3 and stats["counters"]["requests"] == 1
+    assert stats["num_filled_clusters"] == 3 and stats["counters"]["requests"] == 2
     code, out, _ = run(capsys, "check", "--store", store, "--json")
     assert code == 0 and json.loads(out)["is_clean"]
     victim = next(store.glob("blocks/*/*.safetensors"))
