@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import functools
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from typing import TypeVar
 
 __all__ = ["iterate"]
@@ -12,7 +12,7 @@ T = TypeVar("T")
 _END = object()
 
 
-async def iterate(iterator: Iterator[T]) -> AsyncIterator[T]:
+async def iterate(iterator: Iterator[T]) -> AsyncGenerator[T, None]:
     """Yield from a blocking iterator without blocking the loop; close it when no longer wanted."""
     loop = asyncio.get_running_loop()
     pending: asyncio.Future[T | object] | None = None

@@ -10,7 +10,8 @@ try:
 except ImportError as error:
     raise MissingExtra("langchain-core", command="pip install 'centroidkv[langchain]'") from error
 
+from centroidkv.langchain.chat import ChatCentroidKV
 from centroidkv.langchain.llm import CentroidKVLLM
 from centroidkv.langchain.retriever import CentroidKVRetriever
 
-__all__ = ["CentroidKVLLM", "CentroidKVRetriever"]
+__all__ = ["CentroidKVLLM", "CentroidKVRetriever", "ChatCentroidKV"]

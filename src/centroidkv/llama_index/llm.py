@@ -1,0 +1,273 @@
+"""A LlamaIndex language model that answers through an engine."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Self
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+)
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from llama_index.core.llms import CustomLLM
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.types import TokenAsyncGen, TokenGen
+
+from centroidkv.engine import Engine
+from centroidkv.errors import ConfigError
+from centroidkv.iteration import iterate
+from centroidkv.types import Chunk, Completion, Message, Reuse
+
+_PER_CALL = {"max_tokens", "temperature", "top_p", "seed", "stop", "reuse", "question"}
+
+# The question of the `predict` family, which knows it by name, on its way to the model call.
+_question: ContextVar[str | None] = ContextVar("centroidkv_question", default=None)
+
+__all__ = ["CentroidKVLLM"]
+
+
+class CentroidKVLLM(CustomLLM):
+    """Prompt or messages in, text out, with the KV of known prefixes reused.
+
+    Give an `engine`, or `model` and `store` to open one. In query engines the question is the
+    prompt's `query_str`. Usage stands in `raw["usage"]` and `additional_kwargs`.
+
+    ```python
+    llm = CentroidKVLLM(engine=engine, max_tokens=64)
+    ```
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    engine: Engine | None = Field(default=None, exclude=True, repr=False)
+    model: str | None = None
+    store: str | None = None
+    embedder: str = "bundled:minilm"
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: list[str] | None = None
+    reuse: Reuse = "exact"
+    _owned: Engine | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _open_engine(self) -> Self:
+        if self.engine is None:
+            if not self.store:
+                raise ConfigError("CentroidKVLLM needs engine=..., or model=... and store=...")
+            model = self.model or "bundled:smollm2"
+            self._owned = Engine.open(self.store, model=model, embedder=self.embedder)
+        elif self.model or self.store:
+            raise ConfigError("give CentroidKVLLM either engine=... or model=... and store=...")
+        return self
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "CentroidKVLLM"
+
+    @property
+    def kv(self) -> Engine:
+        """The engine behind this model."""
+        engine = self.engine or self._owned
+        assert engine is not None
+        return engine
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(
+            context_window=self.kv.model.context_tokens,
+            num_output=self.max_tokens,
+            is_chat_model=True,
+            model_name=f"centroidkv-{self.kv.model.fingerprint[:16]}",
+        )
+
+    # completion
+
+    @llm_completion_callback()
+    def complete(
+        self,
+        prompt: str,
+        formatted: bool = False,
+        **kwargs: Any,
+    ) -> CompletionResponse:
+        *_, last = self._chunks(prompt, kwargs)
+        return _completion(last)
+
+    @llm_completion_callback()
+    def stream_complete(
+        self,
+        prompt: str,
+        formatted: bool = False,
+        **kwargs: Any,
+    ) -> CompletionResponseGen:
+        return _completions(self._chunks(prompt, kwargs))
+
+    @llm_completion_callback()
+    async def acomplete(
+        self,
+        prompt: str,
+        formatted: bool = False,
+        **kwargs: Any,
+    ) -> CompletionResponse:
+        chunks = [c async for c in iterate(self._chunks(prompt, kwargs))]
+        return _completion(chunks[-1])
+
+    @llm_completion_callback()
+    async def astream_complete(
+        self,
+        prompt: str,
+        formatted: bool = False,
+        **kwargs: Any,
+    ) -> CompletionResponseAsyncGen:
+        return iterate(_completions(self._chunks(prompt, kwargs)))
+
+    # chat
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        *_, last = self._chunks(_turns(messages), kwargs)
+        return _chat(_completion(last))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        responses = _completions(self._chunks(_turns(messages), kwargs))
+        return (_chat(response) for response in responses)
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        chunks = [c async for c in iterate(self._chunks(_turns(messages), kwargs))]
+        return _chat(_completion(chunks[-1]))
+
+    @llm_chat_callback()
+    async def astream_chat(
+        self, messages: Sequence[ChatMessage], **kwargs: Any
+    ) -> ChatResponseAsyncGen:
+        responses = _completions(self._chunks(_turns(messages), kwargs))
+
+        async def chats() -> ChatResponseAsyncGen:
+            async for response in iterate(responses):
+                yield _chat(response)
+
+        return chats()
+
+    # the predict family knows the question by name: in `prompt.kwargs` when partially formatted,
+    # in `prompt_args` otherwise
+
+    def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        with _asking(prompt, prompt_args):
+            return super().predict(prompt, **prompt_args)
+
+    def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
+        with _asking(prompt, prompt_args):
+            return super().stream(prompt, **prompt_args)
+
+    async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        with _asking(prompt, prompt_args):
+            return await super().apredict(prompt, **prompt_args)
+
+    async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
+        with _asking(prompt, prompt_args):
+            return await super().astream(prompt, **prompt_args)
+
+    def _chunks(self, prompt: str | Sequence[Message], options: dict[str, Any]) -> Iterator[Chunk]:
+        unknown = sorted(set(options) - _PER_CALL)
+        if unknown:
+            known = ", ".join(sorted(_PER_CALL))
+            raise ConfigError(f"unknown argument {', '.join(unknown)}; per call known: {known}")
+        return self.kv.stream(
+            prompt,
+            question=options.get("question") or _question.get(),
+            reuse=options.get("reuse", self.reuse),
+            max_tokens=options.get("max_tokens", self.max_tokens),
+            temperature=options.get("temperature", self.temperature),
+            top_p=options.get("top_p", self.top_p),
+            seed=options.get("seed", self.seed),
+            stop=options.get("stop", self.stop) or [],
+        )
+
+
+@contextmanager
+def _asking(prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> Iterator[None]:
+    question = {**prompt.kwargs, **prompt_args}.get("query_str")
+    token = _question.set(question if isinstance(question, str) else None)
+    try:
+        yield
+    finally:
+        _question.reset(token)
+
+
+def _turns(messages: Sequence[ChatMessage]) -> list[Message]:
+    """Turn chat messages into (role, text).
+
+    Raises:
+        ConfigError: There are none, or one holds something else than text.
+    """
+    if not messages:
+        raise ConfigError("messages is empty; send at least one user message")
+    turns = []
+    for number, message in enumerate(messages):
+        kinds = {type(block).__name__ for block in message.blocks} - {"TextBlock"}
+        if kinds:
+            raise ConfigError(
+                f"messages[{number}] holds {', '.join(sorted(kinds))}; this model reads text"
+            )
+        turns.append(Message(message.role.value, message.content or ""))
+    return turns
+
+
+def _info(completion: Completion) -> dict[str, Any]:
+    usage = completion.usage
+    return {
+        "outcome": usage.outcome,
+        "reason": usage.reason,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "reused_tokens": usage.reused_tokens,
+        "ttft_s": usage.ttft_s,
+    }
+
+
+def _completion(last: Chunk) -> CompletionResponse:
+    completion = last.completion
+    assert completion is not None
+    return CompletionResponse(
+        text=completion.text,
+        raw={
+            "finish_reason": completion.finish_reason,
+            "usage": completion.usage.as_dict(),
+            "token_ids": list(completion.token_ids),
+        },
+        additional_kwargs=_info(completion),
+    )
+
+
+def _completions(chunks: Iterator[Chunk]) -> CompletionResponseGen:
+    """Yield the text so far and what is new; the last one carries the usage."""
+    text = ""
+    for chunk in chunks:
+        text += chunk.text
+        response = CompletionResponse(text=text, delta=chunk.text)
+        if chunk.completion is not None:
+            response = _completion(chunk)
+            response.delta = chunk.text
+        yield response
+
+
+def _chat(response: CompletionResponse) -> ChatResponse:
+    return ChatResponse(
+        message=ChatMessage(role=MessageRole.ASSISTANT, content=response.text),
+        delta=response.delta,
+        raw=response.raw,
+        additional_kwargs=response.additional_kwargs,
+    )
