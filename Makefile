@@ -40,4 +40,5 @@ format: $(READY)  ## format the code
 	$(PY) -m ruff check --fix .
 
 bench: $(READY)  ## measure the claims of docs/benchmarks.md
+	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/coverage.py
 	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/overhead.py

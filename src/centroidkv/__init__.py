@@ -1,4 +1,4 @@
-"""Cluster-routed KV reuse for LangChain on local transformers models."""
+"""Cluster-routed KV reuse for LangChain and LlamaIndex on local transformers models."""
 
 from centroidkv.config import EngineConfig, PlanConfig, Sampling
 from centroidkv.engine import Engine

@@ -260,7 +260,15 @@ class Answering:
             miss=run.problem or self._miss_reason(run),
         )
         usage = replace(usage, outcome=outcome, reason=reason)
-        answered = Answered(run.prompt, run.record, run.where, usage, run.match)
+        answered = Answered(
+            prompt=run.prompt,
+            answer=tuple(t.id for t in tokens),
+            is_conversation=not isinstance(run.request.prompt, str),
+            record=run.record,
+            where=run.where,
+            usage=usage,
+            match=run.match,
+        )
         return replace(usage, stored_tokens=self._learner.after(answered, sequence))
 
     def _miss_reason(self, run: _Run) -> Reason:

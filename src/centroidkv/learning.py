@@ -28,9 +28,14 @@ __all__ = ["Answered", "Learner"]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A request that has been answered, as far as learning from it needs."""
+    """A request that has been answered, as far as learning from it needs.
+
+    `answer` are the tokens decoded; `is_conversation` that the next prompt may continue it.
+    """
 
     prompt: Prompt
+    answer: tuple[int, ...]
+    is_conversation: bool
     record: Record | None
     where: Layout
     usage: Usage
@@ -94,23 +99,29 @@ class Learner:
         usage = answered.usage
         self.count(usage)
         pieces: list[Piece] = []
-        if usage.outcome in ("miss", "partial"):
-            pieces = self.cut(answered.prompt, sequence, start=usage.reused_tokens)
+        kept = answered.prompt.token_ids
+        if answered.is_conversation:
+            # The last token decoded has no KV: it was never run.
+            kept = (*kept, *answered.answer)[: sequence.num_tokens]
+        if answered.is_conversation or usage.outcome in ("miss", "partial"):
+            pieces = self.cut(kept, sequence, start=usage.reused_tokens)
             self._store.blocks.keep(pieces)
         size = sum(p.block.num_bytes for p in pieces)
         queued = self._store.writer.submit(lambda: self._later(answered, pieces), num_bytes=size)
-        return len(answered.prompt) - usage.reused_tokens if pieces and queued else 0
+        return len(kept) - usage.reused_tokens if pieces and queued else 0
 
-    def cut(self, prompt: Prompt, sequence: RunningSequence, *, start: int) -> list[Piece]:
-        """Copy the blocks out of a sequence that hold its prompt's tokens [start, len)."""
+    def cut(
+        self, token_ids: tuple[int, ...], sequence: RunningSequence, *, start: int
+    ) -> list[Piece]:
+        """Copy the blocks out of a sequence that hold its tokens [start, len(token_ids))."""
         border = start - start % BLOCK_TOKENS
         return [
             Piece(
                 link.parent,
-                prompt.token_ids[link.start : link.stop],
+                token_ids[link.start : link.stop],
                 sequence.snapshot(link.start, link.stop),
             )
-            for link in chain(self.namespace, prompt.token_ids, border)
+            for link in chain(self.namespace, token_ids, border)
         ]
 
     def _later(self, answered: Answered, pieces: list[Piece]) -> None:

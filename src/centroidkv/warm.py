@@ -148,7 +148,7 @@ class Warmer:
                 sequence.restore([block.part(0, step.stop - step.start)])
             start = sequence.num_tokens
             sequence.prefill(prefix.token_ids[start:])
-            pieces = self._learner.cut(prefix, sequence, start=start)
+            pieces = self._learner.cut(prefix.token_ids, sequence, start=start)
         finally:
             sequence.close()
         blocks.keep(pieces)

@@ -312,3 +312,32 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path: Path, model, embedder) -
         Engine.open(tmp_path, model=model, embedder=embedder)
     with pytest.raises(ConfigError, match="unknown setting tenent"):
         Engine.open(tmp_path / "new", model=model, embedder=embedder, tenent="x")
+
+
+LONG = "How do I open an account at this bank, and what does it cost me every month? " * 3
+
+
+def test_the_next_turn_computes_only_the_new_message(open_engine: Callable[..., Engine]) -> None:
+    turns = [Message("user", LONG)]
+    with open_engine() as engine:
+        first = engine.generate(turns, max_tokens=40)
+        earlier = first.usage.prompt_tokens + first.usage.completion_tokens
+        assert first.usage.stored_tokens == earlier - 1
+    turns += [Message("assistant", first.text), Message("user", "And a card?")]
+    engine = open_engine()
+    second = engine.generate(turns, max_tokens=8)
+    assert second.usage.reused_tokens >= 0.95 * earlier
+    assert (second.usage.outcome, second.usage.reason) == ("hit", "repeated_prefix")
+    assert second.token_ids == engine.generate(turns, max_tokens=8, reuse="off").token_ids
+    assert engine.check().is_clean
+
+
+def test_a_history_window_falls_back_to_what_is_still_identical(engine: Engine) -> None:
+    system = Message("system", "You are the assistant of a bank and answer in one sentence. " * 3)
+    turns = [system, Message("user", LONG)]
+    first = engine.generate(turns, max_tokens=20)
+    window = [system, Message("assistant", first.text), Message("user", "And a card?")]
+    second = engine.generate(window, max_tokens=4)
+    shared = len(engine.model.encode([system]).token_ids) - 1
+    assert abs(second.usage.reused_tokens - shared) <= 1
+    assert second.token_ids == engine.generate(window, max_tokens=4, reuse="off").token_ids
