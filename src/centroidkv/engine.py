@@ -7,12 +7,12 @@ Offline: `build` makes the plan, `warm` fills it. Online: the retriever wrapper 
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
 from centroidkv.answering import Answering, Request, model_namespace
+from centroidkv.answers import AnswerStore
 from centroidkv.build import BuildReport, clean_questions, fit_plan
 from centroidkv.config import EngineConfig, PlanConfig, Sampling
 from centroidkv.errors import ConfigError
@@ -20,6 +20,7 @@ from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
+from centroidkv.prefetching import Prefetcher
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.retrieval import deep_retrieve
@@ -74,7 +75,8 @@ class Engine:
             plan_namespace=self._plan_namespace,
         )
         self._answering = Answering(model, store.blocks, self._records, self._learner)
-        self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix="centroidkv-prefetch")
+        self._prefetcher = Prefetcher(store, self._learner)
+        self._answers: AnswerStore | None = None
         self._is_closed = False
         self._load_plan()
 
@@ -189,10 +191,12 @@ class Engine:
 
     def route(self, question: str) -> Route:
         """Send a question to its cluster, and start loading the cluster's KV."""
+        self._require_open()
         run = current_warming()
         route = self.router.route(valid_text(question))
-        if run is None and route.is_admitted and route.cluster is not None:
-            self._prefetch(route.cluster.id)
+        plan = self.router.plan
+        if run is None and route.is_admitted and route.cluster is not None and plan is not None:
+            self._prefetcher.begin(plan.id, route.cluster.id)
         return route
 
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
@@ -227,24 +231,6 @@ class Engine:
     def is_warming(self) -> bool:
         """Whether this call is part of a warming run."""
         return current_warming() is not None
-
-    def _prefetch(self, cluster: int) -> None:
-        plan = self.router.plan
-        if plan is None or self._is_closed:
-            return
-        blocks, namespace = self.store.blocks, self._learner.namespace
-
-        def load() -> None:
-            try:
-                rows = blocks.disk.manifest.prefixes(plan.id, cluster)
-                for row in rows:
-                    if row.namespace == namespace:
-                        blocks.prefetch(row.block)
-            except Exception as error:  # noqa: BLE001
-                # A prefetch only saves time; the request itself will meet and report the fault.
-                self._learner.fault("failed_prefetches", error)
-
-        self._prefetcher.submit(load)
 
     # online: answers
 
@@ -288,11 +274,18 @@ class Engine:
     ) -> Iterator[Chunk]:
         """Answer piece by piece; the last chunk carries the completion. Closing it stops."""
         sampling = Sampling.of(options)
-        if self._is_closed:
-            raise ConfigError("the engine is closed; open it again with Engine.open(...)")
+        self._require_open()
         return self._answering.stream(
             Request(as_messages(prompt), sampling, question, reuse, chat_template)
         )
+
+    @property
+    def answers(self) -> AnswerStore:
+        """Answers kept for answer caches, of this embedder and tenant; opened on first use."""
+        if self._answers is None:
+            self.store.require_writable("keep answers")
+            self._answers = AnswerStore(self.store.path, self._plan_namespace)
+        return self._answers
 
     # care
 
@@ -315,10 +308,12 @@ class Engine:
         if self._is_closed:
             return
         self._is_closed = True
-        self._prefetcher.shutdown(wait=True, cancel_futures=True)
+        self._prefetcher.close()
         self.store.writer.close()
         self.router.close()
         self._learner.close()
+        if self._answers is not None:
+            self._answers.close()
         self.store.close()
 
     def __enter__(self) -> Self:
@@ -334,6 +329,10 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"Engine({str(self.store.path)!r})"
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise ConfigError("the engine is closed; open it again with Engine.open(...)")
 
     def _load_plan(self) -> None:
         plan, problems = self.store.plans.latest(self._plan_namespace)

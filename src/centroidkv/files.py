@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["user_cache_folder", "write_atomic"]
+__all__ = ["set_aside", "user_cache_folder", "write_atomic"]
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
@@ -21,6 +21,15 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def set_aside(path: Path, quarantine: Path) -> None:
+    """Move a damaged file, and what SQLite keeps beside it, out of the way without losing it."""
+    quarantine.mkdir(mode=0o700, exist_ok=True)
+    for suffix in ("", "-wal", "-shm"):
+        damaged = path.with_name(path.name + suffix)
+        if damaged.exists():
+            os.replace(damaged, quarantine / damaged.name)
 
 
 def user_cache_folder() -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from centroidkv.errors import CacheError
+from centroidkv.files import set_aside
 from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.disk import DiskBlocks
@@ -172,5 +173,5 @@ def _check_plans(store: Store, problems: list[str], repaired: list[str], *, repa
         except CacheError as error:
             problems.append(str(error))
             if repair:
-                store.plans.set_aside(path, store.path / "quarantine")
+                set_aside(path, store.path / "quarantine")
                 repaired.append(f"set aside {path.name}")

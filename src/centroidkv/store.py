@@ -7,6 +7,7 @@
     blocks/ab/ab….safetensors   one file per KV block
     plans/*.plan        one file per plan version
     history.sqlite      questions seen
+    answers.sqlite      answers kept by an answer cache
     chroma/             centroid index, made from the plan
     chroma.digest       what chroma/ held when it was closed
     chroma.lock         held by the process that has chroma/ open

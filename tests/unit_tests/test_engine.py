@@ -259,6 +259,8 @@ def test_an_empty_prompt_and_a_closed_engine_are_named(engine: Engine) -> None:
     engine.close()
     with pytest.raises(ConfigError, match="closed"):
         engine.generate("x")
+    with pytest.raises(ConfigError, match="closed"):
+        engine.route("x")
 
 
 def test_build_names_what_is_wrong(engine: Engine) -> None:

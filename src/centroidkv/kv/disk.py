@@ -5,12 +5,12 @@ store, so a block survives any number of hits.
 """
 
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
+from centroidkv.files import set_aside
 from centroidkv.kv.blocks import block_id, is_root
 from centroidkv.kv.codec import StoredBlock, load_block, save_block
 from centroidkv.kv.eviction import Leases, leaves_to_evict
@@ -58,8 +58,7 @@ class DiskBlocks:
         if self.read_only:
             manifest = Manifest(Path(":memory:"))
         else:
-            for suffix in ("", "-wal", "-shm"):
-                self.set_aside(path.with_name(path.name + suffix))
+            self.set_aside(path)
             manifest = Manifest(path)
         self._index_files(manifest)
         return manifest
@@ -133,9 +132,7 @@ class DiskBlocks:
 
     def set_aside(self, path: Path) -> None:
         """Move a damaged file out of the way, keeping it."""
-        if path.exists():
-            self._quarantine.mkdir(mode=0o700, exist_ok=True)
-            os.replace(path, self._quarantine / path.name)
+        set_aside(path, self._quarantine)
 
     # writing
 

@@ -5,7 +5,6 @@ A SQLite file next to the plan. Holds text in clear, readable by the owner only.
 
 import json
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from centroidkv.files import set_aside
 from centroidkv.types import FloatArray, Passage
 
 _log = logging.getLogger("centroidkv")
@@ -51,11 +51,7 @@ def open_history(path: Path, namespace: str, *, quarantine: Path) -> "History":
         raise
     except sqlite3.DatabaseError as error:
         _log.warning("%s is damaged (%s); a new one is begun", path, error)
-        quarantine.mkdir(mode=0o700, exist_ok=True)
-        for suffix in ("", "-wal", "-shm"):
-            damaged = path.with_name(path.name + suffix)
-            if damaged.exists():
-                os.replace(damaged, quarantine / damaged.name)
+        set_aside(path, quarantine)
         return History(path, namespace)
 
 

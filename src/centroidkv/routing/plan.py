@@ -7,7 +7,6 @@ of magic, the SHA-256 of the rest, and an npz archive without pickle.
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -188,8 +187,3 @@ class PlanFolder:
             if plan.namespace == namespace:
                 return plan, problems
         return None, problems
-
-    def set_aside(self, path: Path, quarantine: Path) -> None:
-        """Move a damaged plan out of the way, keeping it."""
-        quarantine.mkdir(mode=0o700, exist_ok=True)
-        os.replace(path, quarantine / path.name)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from centroidkv.errors import CacheCorrupt, CacheError, CacheMismatch
+from centroidkv.files import set_aside
 from centroidkv.routing.plan import MAGIC, Plan, PlanFolder, load_plan, save_plan
 from centroidkv.routing.projection import fit_projection, identity
 from centroidkv.types import Cluster, Passage
@@ -252,7 +253,7 @@ def test_a_plan_that_cannot_be_read_is_passed_over(folder: PlanFolder) -> None:
 
 
 def test_a_plan_of_another_namespace_is_never_in_force(folder: PlanFolder) -> None:
-    other = NAMESPACE[:16] + "f" * 48
+    other = "f" * 48 + NAMESPACE[-16:]
     folder.save(replace(make_plan(version=1), namespace=NAMESPACE))
     folder.save(replace(make_plan(version=2), namespace=other))
     plan, _ = folder.latest(NAMESPACE)
@@ -262,5 +263,5 @@ def test_a_plan_of_another_namespace_is_never_in_force(folder: PlanFolder) -> No
 
 def test_a_plan_set_aside_is_kept_in_quarantine(folder: PlanFolder, tmp_path: Path) -> None:
     path = folder.save(make_plan())
-    folder.set_aside(path, tmp_path / "quarantine")
+    set_aside(path, tmp_path / "quarantine")
     assert folder.files() == [] and (tmp_path / "quarantine" / path.name).exists()
