@@ -13,14 +13,14 @@ DEMO = Path(bank.__file__).with_name("demo.py")
 def test_the_demo_answers_identically_and_mostly_hits(tmp_path: Path) -> None:
     report_file = tmp_path / "report.json"
     options = ["--store", str(tmp_path / "store"), "--report", str(report_file)]
-    options += ["--clusters", "16", "--questions", "8", "--max-tokens", "12"]
+    options += ["--clusters", "24", "--questions", "8", "--max-tokens", "12"]
     done = subprocess.run(
         [sys.executable, str(DEMO), *options], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(report_file.read_text())
     assert report["num_questions"] == 8
-    assert report["num_warmed_clusters"] == report["num_clusters"] > 10
+    assert report["num_warmed_clusters"] == report["num_clusters"] > 16
     assert report["hit"] + report["partial"] >= 6, report
     assert report["hit"] >= 1, report
     assert report["hit"] + report["partial"] + report["miss"] == 8

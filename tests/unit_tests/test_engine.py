@@ -1,6 +1,8 @@
 """Golden tests of the engine on a random model: reuse changes the time, never the answer."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -343,3 +345,22 @@ def test_a_history_window_falls_back_to_what_is_still_identical(engine: Engine) 
     shared = len(engine.model.encode([system]).token_ids) - 1
     assert abs(second.usage.reused_tokens - shared) <= 1
     assert second.token_ids == engine.generate(window, max_tokens=4, reuse="off").token_ids
+
+
+def test_ten_threads_get_the_answers_they_get_alone(engine: Engine) -> None:
+    build_and_warm(engine)
+    asked = [f"{q} please" for q in QUESTIONS] + ["is a wire to another country a loan"]
+    alone = [ask(engine, q, reuse="off").token_ids for q in asked]
+    with ThreadPoolExecutor(10) as threads:
+        together = [done.token_ids for done in threads.map(lambda q: ask(engine, q), asked)]
+    assert together == alone
+    assert engine.stats().counters["outcome_hit"] >= 5
+    assert engine.check().is_clean
+
+
+async def test_ten_tasks_get_the_answers_they_get_alone(engine: Engine) -> None:
+    build_and_warm(engine)
+    asked = [f"{q} please" for q in QUESTIONS] + ["is a wire to another country a loan"]
+    alone = [ask(engine, q, reuse="off").token_ids for q in asked]
+    together = await asyncio.gather(*(asyncio.to_thread(ask, engine, q) for q in asked))
+    assert [done.token_ids for done in together] == alone

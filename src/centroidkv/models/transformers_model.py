@@ -79,15 +79,26 @@ class TransformersModel:
             prompt = [Message("user", prompt)]
         if not self.tokenizer.chat_template:
             raise ModelError("the tokenizer has no chat template; send plain text instead")
-        turns = [{"role": m.role, "content": valid_text(m.content)} for m in prompt]
+        turns = [Message(m.role, valid_text(m.content)) for m in prompt]
+        try:
+            text = self._render(turns)
+        except ModelError:
+            merged = _merged(turns)
+            if len(merged) == len(turns):
+                raise
+            text = self._render(merged)
+        return self._tokenize(text, add_special_tokens=False)
+
+    def _render(self, turns: Sequence[Message]) -> str:
+        given = [{"role": m.role, "content": m.content} for m in turns]
         try:
             text = self.tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=False
+                given, add_generation_prompt=True, tokenize=False
             )
         except Exception as error:
             # Jinja raises what the template's author chose; it is the message that matters.
             raise ModelError(f"the chat template refuses these messages: {error}") from error
-        return self._tokenize(str(text), add_special_tokens=False)
+        return str(text)
 
     def _tokenize(self, text: str, *, add_special_tokens: bool) -> Prompt:
         text = valid_text(text)
@@ -179,6 +190,17 @@ class _ArenaSequence:
         if self._arena is not None:
             self._pool.give(self._arena)
             self._arena = None
+
+
+def _merged(turns: Sequence[Message]) -> list[Message]:
+    """Join consecutive turns of one role, which some templates refuse."""
+    merged: list[Message] = []
+    for turn in turns:
+        if merged and merged[-1].role == turn.role:
+            merged[-1] = Message(turn.role, f"{merged[-1].content}\n\n{turn.content}")
+        else:
+            merged.append(turn)
+    return merged
 
 
 def require_fast(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     BloomConfig,
     FalconConfig,
@@ -34,7 +35,7 @@ from centroidkv.models.loading import wrap_model
 from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.protocols import CausalModel
 from centroidkv.types import KVBlock, Message
-from small_parts import make_llama, make_tokenizer
+from small_parts import TEMPLATE, make_llama, make_tokenizer
 
 TINY = {
     "vocab_size": 272,
@@ -397,3 +398,60 @@ def test_a_tokenizer_without_special_tokens_will_do() -> None:
     core = Tokenizer(WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
     model = wrap_model(make_llama(), PreTrainedTokenizerFast(tokenizer_object=core))
     assert model.encode("a", chat_template=False).token_ids == (0,)
+
+
+# templates
+
+LLAMA_3 = (
+    "{{ '<|bos|>' }}{% for m in messages %}<|user|>{{ m['role'] }}\n\n{{ m['content'] | trim }}"
+    "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+QWEN = (
+    "{% if messages[0]['role'] != 'system' %}<|system|>You are helpful.<|end|>\n{% endif %}"
+    "{% for m in messages %}<|user|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+ALTERNATING = (
+    "{% for m in messages %}{% if loop.index0 and m['role'] == messages[loop.index0 - 1]['role'] %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}<|user|>{{ m['content'] }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def with_template(template: str, *, adds_bos: bool) -> TransformersModel:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    if adds_bos:
+        single = [("<|bos|>", tokenizer.bos_token_id)]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=single
+        )
+    return wrap_model(make_llama(), tokenizer)
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+@pytest.mark.parametrize("template", [LLAMA_3, QWEN, TEMPLATE], ids=["llama-3", "qwen", "chatml"])
+def test_one_bos_at_most_and_the_templates_own_ids(template: str, *, adds_bos: bool) -> None:
+    model = with_template(template, adds_bos=adds_bos)
+    turns = [Message("user", " How do I block a card? "), Message("assistant", "In the app.")]
+    turns.append(Message("user", "And then?"))
+    given = [{"role": m.role, "content": m.content} for m in turns]
+    expected = model.tokenizer.apply_chat_template(
+        given, add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    ids = model.encode(turns).token_ids
+    assert list(ids) == list(expected)
+    assert ids.count(model.tokenizer.bos_token_id) == (1 if template == LLAMA_3 else 0)
+    raw = model.encode("plain text", chat_template=False).token_ids
+    assert raw.count(model.tokenizer.bos_token_id) == (1 if adds_bos else 0)
+
+
+def test_doubled_roles_are_merged_where_the_template_refuses_them() -> None:
+    model = with_template(ALTERNATING, adds_bos=False)
+    doubled = [Message("user", "one"), Message("user", "two")]
+    joined = model.encode([Message("user", "one\n\ntwo")])
+    assert model.encode(doubled) == joined
+    with pytest.raises(ModelError, match="alternate"):
+        with_template("{{ raise_exception('roles must alternate') }}", adds_bos=False).encode(
+            doubled
+        )
