@@ -38,10 +38,6 @@ WAYS = {
     "b": "pinned passages, reuse off",
     "c": "pinned passages, reuse on",
 }
-# Ten pins cover about three quarters of what the bank's retriever finds for an unseen question.
-NUM_CLUSTERS = 48
-MAX_PINS = 10
-MAX_PIN_TOKENS = 1600
 TIE = 1e-3
 
 
@@ -84,8 +80,8 @@ def build(store: Path, num_clusters: int, report_path: Path) -> None:
             domains=[q["domain"] for q in past],
             retriever=base,
             num_clusters=num_clusters,
-            max_pins=MAX_PINS,
-            max_pin_tokens=MAX_PIN_TOKENS,
+            max_pins=bank.MAX_PINS,
+            max_pin_tokens=bank.MAX_PIN_TOKENS,
             show_progress=True,
         )
         pinned = CentroidKVRetriever(engine=engine, base=base)
@@ -283,7 +279,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="80 questions, 64 tokens each")
     parser.add_argument("--store", type=Path, default=Path("demo-store"))
     parser.add_argument("--report", type=Path, default=Path("demo-report.json"))
-    parser.add_argument("--clusters", type=int, default=NUM_CLUSTERS)
+    parser.add_argument("--clusters", type=int, default=bank.NUM_CLUSTERS)
     parser.add_argument("--questions", type=int)
     parser.add_argument("--max-tokens", type=int)
     parser.add_argument("--stage", choices=["build", "play"], help=argparse.SUPPRESS)
