@@ -1,5 +1,6 @@
 """Cluster-routed KV reuse for LangChain and LlamaIndex on local transformers models."""
 
+from centroidkv.acceleration import accelerate
 from centroidkv.config import EngineConfig, PlanConfig, Sampling
 from centroidkv.engine import Engine
 from centroidkv.errors import CentroidKVError
@@ -18,4 +19,5 @@ __all__ = [
     "PlanConfig",
     "Sampling",
     "Usage",
+    "accelerate",
 ]

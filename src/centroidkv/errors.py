@@ -4,7 +4,8 @@
 
     CentroidKVError
     ├── ConfigError (ValueError)          a setting, an argument or an input file is wrong
-    │   └── UnsupportedReuse              a reuse policy this version does not serve
+    │   ├── UnsupportedReuse              a reuse policy this version does not serve
+    │   └── UnsupportedChain              a chain or engine that `accelerate` cannot copy
     ├── StoreError                        the store folder cannot be used
     │   └── StoreNotFound                 no store at that path
     ├── CacheError
@@ -15,7 +16,8 @@
     ├── ModelError
     │   ├── ModelNotFound                 no such folder, file, hub model or bundled name
     │   ├── UnsupportedModel              a model whose KV cannot be cut into prefixes
-    │   └── ContextTooLong                prompt and answer do not fit into the model's context
+    │   ├── ContextTooLong                prompt and answer do not fit into the model's context
+    │   └── GenerationTimeout (TimeoutError)  the answer was not complete in time
     └── MissingExtra (ImportError)        an optional dependency is absent; has the pip line
 
 A message says what, where, and what to do. `CacheError` never reaches the caller of an answer:
@@ -32,12 +34,14 @@ __all__ = [
     "CentroidKVError",
     "ConfigError",
     "ContextTooLong",
+    "GenerationTimeout",
     "IndexUnavailable",
     "MissingExtra",
     "ModelError",
     "ModelNotFound",
     "StoreError",
     "StoreNotFound",
+    "UnsupportedChain",
     "UnsupportedModel",
     "UnsupportedReuse",
 ]
@@ -65,6 +69,18 @@ class ConfigError(CentroidKVError, ValueError):
 
 class UnsupportedReuse(ConfigError):
     """A reuse policy is known by name but not served by this version."""
+
+
+class UnsupportedChain(ConfigError):
+    """A part of a chain, query engine or chat engine that `accelerate` cannot copy.
+
+    `part` names it, `instead` says what to do by hand.
+    """
+
+    def __init__(self, part: str, *, instead: str) -> None:
+        super().__init__(f"{part}; {instead}")
+        self.part = part
+        self.instead = instead
 
 
 class StoreError(CentroidKVError):
@@ -135,6 +151,18 @@ class ContextTooLong(ModelError):
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
+
+
+class GenerationTimeout(ModelError, TimeoutError):
+    """An answer was not complete in time; the KV computed until then is kept."""
+
+    def __init__(self, *, timeout_s: float, num_tokens: int) -> None:
+        super().__init__(
+            f"no complete answer within timeout={timeout_s} seconds, {num_tokens} tokens were "
+            "decoded; raise timeout or lower max_tokens"
+        )
+        self.timeout_s = timeout_s
+        self.num_tokens = num_tokens
 
 
 class MissingExtra(CentroidKVError, ImportError):

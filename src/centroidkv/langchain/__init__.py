@@ -10,9 +10,16 @@ try:
 except ImportError as error:
     raise MissingExtra("langchain-core", command="pip install 'centroidkv[langchain]'") from error
 
+from centroidkv.langchain.acceleration import accelerate
 from centroidkv.langchain.answer_cache import CentroidKVAnswerCache
 from centroidkv.langchain.chat import ChatCentroidKV
 from centroidkv.langchain.llm import CentroidKVLLM
 from centroidkv.langchain.retriever import CentroidKVRetriever
 
-__all__ = ["CentroidKVAnswerCache", "CentroidKVLLM", "CentroidKVRetriever", "ChatCentroidKV"]
+__all__ = [
+    "CentroidKVAnswerCache",
+    "CentroidKVLLM",
+    "CentroidKVRetriever",
+    "ChatCentroidKV",
+    "accelerate",
+]

@@ -12,7 +12,8 @@ except ImportError as error:
         "llama-index-core", command="pip install 'centroidkv[llama-index]'"
     ) from error
 
+from centroidkv.llama_index.acceleration import accelerate
 from centroidkv.llama_index.llm import CentroidKVLLM
 from centroidkv.llama_index.postprocessor import CentroidKVPostprocessor
 
-__all__ = ["CentroidKVLLM", "CentroidKVPostprocessor"]
+__all__ = ["CentroidKVLLM", "CentroidKVPostprocessor", "accelerate"]
