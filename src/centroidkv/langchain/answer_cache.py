@@ -6,7 +6,9 @@ embedding the whole prompt and looking at the last message alone, are thereby cl
 """
 
 import json
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
@@ -15,9 +17,12 @@ from langchain_core.outputs import ChatGeneration, Generation
 
 from centroidkv.answers import Answer
 from centroidkv.engine import Engine
-from centroidkv.errors import ConfigError
+from centroidkv.errors import ConfigError, StoreError
 from centroidkv.fingerprint import fingerprint
 from centroidkv.question import question_from
+from centroidkv.types import FloatArray, valid_text
+
+_log = logging.getLogger("centroidkv")
 
 __all__ = ["CentroidKVAnswerCache"]
 
@@ -25,32 +30,54 @@ __all__ = ["CentroidKVAnswerCache"]
 class CentroidKVAnswerCache(BaseCache):
     """Keeps answers in an engine's store.
 
+    What the file cannot take or give costs time, never the answer: it is logged, and the model
+    is asked. `clear` and `remove` raise instead.
+
     Args:
         engine: The engine whose store and embedder are used.
         max_distance: None for the same prompt only. Otherwise an answer to another question is
             served too, if its embedding is at most this far (Euclidean, unit vectors, 0 to 2) and
             all else is equal. Such an answer says so in `generation_info["centroidkv_cache"]`,
-            as uncalibrated: no distance separates "enable" from "disable" reliably.
+            and a message in its `response_metadata` too, as uncalibrated: no distance separates
+            "enable" from "disable" reliably.
+        maxsize: How many answers this engine's embedder and tenant may have, None for any number.
+            The oldest is dropped, in the order of langchain-core's `InMemoryCache`.
 
     Raises:
-        ConfigError: `max_distance` lies outside [0, 2].
+        ConfigError: `max_distance` lies outside [0, 2], `maxsize` is not above 0, or the engine
+            is closed.
+        StoreError: The store is read-only.
     """
 
-    def __init__(self, *, engine: Engine, max_distance: float | None = None) -> None:
-        if max_distance is not None and not 0 <= max_distance <= 2:
+    def __init__(
+        self, *, engine: Engine, max_distance: float | None = None, maxsize: int | None = None
+    ) -> None:
+        if max_distance is not None and not (_is_real(max_distance) and 0 <= max_distance <= 2):
             raise ConfigError(f"max_distance must lie in [0, 2], not {max_distance!r}")
+        if maxsize is not None and not (_is_whole(maxsize) and maxsize > 0):
+            raise ConfigError(f"maxsize must be greater than 0 and whole, or None, not {maxsize!r}")
         self.engine = engine
         self.max_distance = max_distance
+        self.maxsize = maxsize
+        self.engine.answers  # noqa: B018  # a store that cannot keep answers says so now
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        found = self.engine.answers.get(fingerprint(prompt, llm_string))
-        if found is not None:
-            return _from_text(found.answer)
+        try:
+            return self._found(prompt, llm_string)
+        except StoreError as error:
+            _log.warning("the request goes on without the answer cache: %s", error)
+            return None
+
+    def _found(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        same = self.engine.answers.get(fingerprint(prompt, llm_string))
+        if same is not None:
+            return _from_text(same.answer)
         if self.max_distance is None:
             return None
-        question, scope = _split(prompt, llm_string)
-        vector = self.engine.router.embedder.embed([question])[0]
-        near = self.engine.answers.nearest(scope, vector)
+        asked = _split(prompt, llm_string)
+        if not asked.question:
+            return None
+        near = self.engine.answers.nearest(asked.scope, self._embedded(asked.question))
         if near is None or near.distance > self.max_distance:
             return None
         note = {
@@ -63,10 +90,14 @@ class CentroidKVAnswerCache(BaseCache):
         return [_noted(generation, note) for generation in _from_text(near.answer)]
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
-        question, scope = _split(prompt, llm_string)
-        vector = self.engine.router.embedder.embed([question])[0]
-        answer = Answer(fingerprint(prompt, llm_string), question, _to_text(return_val), 0.0)
-        self.engine.answers.put(answer, scope=scope, vector=vector)
+        asked = _split(prompt, llm_string)
+        key = fingerprint(prompt, llm_string)
+        answer = Answer(key, asked.question, _to_text(return_val), 0.0)
+        vector = self._embedded(asked.question)
+        try:
+            self.engine.answers.put(answer, scope=asked.scope, vector=vector, maxsize=self.maxsize)
+        except StoreError as error:
+            _log.warning("an answer is not kept: %s", error)
 
     def clear(self, **kwargs: Any) -> None:
         """Forget all answers of this engine's embedder and tenant, and no others."""
@@ -82,24 +113,58 @@ class CentroidKVAnswerCache(BaseCache):
         """
         if (answer_id is None) == (question is None):
             raise ConfigError("give remove() either answer_id=... or question=...")
-        return self.engine.answers.delete(answer_id=answer_id, question=question)
+        asked = None if question is None else valid_text(question)
+        return self.engine.answers.delete(answer_id=answer_id, question=asked)
+
+    def _embedded(self, question: str) -> FloatArray:
+        vector: FloatArray = self.engine.router.embedder.embed([question])[0]
+        return vector
 
 
-def _split(prompt: str, llm_string: str) -> tuple[str, str]:
-    """Return the question of a prompt, and a digest of all that stands around it."""
-    question = _last_human(prompt) or question_from(prompt)
-    before, _, after = prompt.rpartition(question) if question else (prompt, "", "")
-    return question, fingerprint(llm_string, before, after)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The question of a prompt, and a digest of all that stands around it.
+
+    An empty question says that it could not be told from the rest; the digest is then that of the
+    whole prompt.
+    """
+
+    question: str
+    scope: str
 
 
-def _last_human(prompt: str) -> str:
-    """Return the last human text of a chat model's prompt, which is a JSON dump of messages."""
+def _split(prompt: str, llm_string: str) -> _Asked:
+    text, frame = _last_human(prompt)
+    question = question_from(text)
+    if "\n" in question:
+        # A paragraph may hold context as well, which must be equal and not merely near.
+        question = ""
+    before, _, after = text.rpartition(question) if question else (text, "", "")
+    return _Asked(valid_text(question), fingerprint(llm_string, frame, before, after))
+
+
+def _last_human(prompt: str) -> tuple[str, str]:
+    """Return the last human text of a chat model's prompt, and the messages without it.
+
+    Such a prompt is a JSON dump of messages; of any other, all is the text.
+    """
     try:
         messages = json.loads(prompt)
-        texts = [m["kwargs"]["content"] for m in messages if m["kwargs"].get("type") == "human"]
+        contents = [m["kwargs"] for m in messages if m["kwargs"].get("type") == "human"]
     except (ValueError, TypeError, KeyError, AttributeError):
-        return ""
-    return question_from(texts[-1]) if texts and isinstance(texts[-1], str) else ""
+        return prompt, ""
+    if not contents or not isinstance(contents[-1].get("content"), str):
+        return "", prompt
+    text = contents[-1].pop("content")
+    return text, json.dumps(messages, sort_keys=True)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _to_text(generations: Sequence[Generation]) -> str:
@@ -109,7 +174,7 @@ def _to_text(generations: Sequence[Generation]) -> str:
         if isinstance(generation, ChatGeneration):
             row["message"] = message_to_dict(generation.message)
         rows.append(row)
-    return json.dumps(rows, ensure_ascii=False, default=str)
+    return json.dumps(rows, default=str)
 
 
 def _from_text(text: str) -> list[Generation]:
@@ -125,4 +190,8 @@ def _generation(row: dict[str, Any]) -> Generation:
 
 def _noted(generation: Generation, note: dict[str, Any]) -> Generation:
     info = {**(generation.generation_info or {}), "centroidkv_cache": note}
+    if isinstance(generation, ChatGeneration):
+        told = {**generation.message.response_metadata, "centroidkv_cache": note}
+        message = generation.message.model_copy(update={"response_metadata": told})
+        return ChatGeneration(message=message, generation_info=info)
     return generation.model_copy(update={"generation_info": info})
