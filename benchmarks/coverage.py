@@ -10,8 +10,8 @@ import bank
 import numpy as np
 
 from centroidkv import Engine
-from centroidkv.build import fit_plan
 from centroidkv.config import PlanConfig
+from centroidkv.fitting import fit_plan
 from centroidkv.retrieval import as_passage
 from centroidkv.routing.clustering import nearest_centroid
 from centroidkv.routing.history import Seen
@@ -36,9 +36,7 @@ def main() -> None:
         print(f"{'clusters':>8} {'pins':>5} {'of the top 4':>13} {'all four':>9} {'best':>6}")
         for clusters, pins in SHAPES:
             config = PlanConfig(num_clusters=clusters, max_pins=pins, max_pin_tokens=10_000)
-            plan = fit_plan(
-                seen, passages, config, namespace="0" * 64, version=1, count_tokens=len_in_words
-            )
+            plan = fit_plan(seen, passages, config, namespace="0" * 64, count_tokens=len_in_words)
             nearest = nearest_centroid(plan.projection.transform(asked), plan.reduced())
             rows = [
                 [p in plan.clusters[c].pins for p in t] for c, t in zip(nearest, top, strict=True)

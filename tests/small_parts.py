@@ -18,6 +18,31 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# Three forms in which templates write tool calls, and one that prints the date.
+_ROLES = (
+    "{% for m in messages %}<|user|>{{ m['role'] }}\n{{ m['content'] }}"
+    "{% if m.tool_calls %}CALLS{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|user|>assistant\n{% endif %}"
+)
+_TOOLS = "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
+HERMES_CALLS = _TOOLS + _ROLES.replace(
+    "CALLS",
+    "{% for c in m.tool_calls %}<tool_call>\n"
+    '{"name": {{ c.function.name | tojson }}, "arguments": {{ c.function.arguments | tojson }}}\n'
+    "</tool_call>{% endfor %}",
+)
+BARE_CALLS = _TOOLS + _ROLES.replace(
+    "CALLS",
+    '{% set c = m.tool_calls[0].function %}{"name": "{{ c.name }}", '
+    '"parameters": {{ c.arguments | tojson }}}',
+)
+LISTED_CALLS = _TOOLS + _ROLES.replace(
+    "CALLS",
+    "[TOOL_CALLS] [{% for c in m.tool_calls %}"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}, '
+    '"id": "{{ c.id }}"}{% if not loop.last %}, {% endif %}{% endfor %}]',
+)
+DATED = "<|system|>Today is {{ strftime_now('%d %b %Y') }}.<|end|>" + TEMPLATE
 SPECIAL = ["<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
@@ -84,3 +109,23 @@ def make_block(num_tokens: int = 64, *, seed: int = 0, dtype: str = "float32") -
     keys = random.standard_normal((2, 2, num_tokens, 4)).astype(kinds[dtype])
     values = random.standard_normal((2, 2, num_tokens, 6)).astype(kinds[dtype])
     return KVBlock(keys, values, dtype)
+
+
+def teach(model: LlamaForCausalLM, prompt: Sequence[int], answer: Sequence[int]) -> None:
+    """Let a model learn one answer to one prompt by heart."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ids = torch.tensor([[*prompt, *answer]])
+        labels = ids.clone()
+        labels[0, : len(prompt)] = -100
+        model.train()
+        steps = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(300):
+            loss = model(input_ids=ids, labels=labels).loss
+            loss.backward()
+            steps.step()
+            steps.zero_grad()
+            if loss.item() < 0.01:
+                break
+        model.train(mode=False)
+    assert loss.item() < 0.05, "the answer was not learnt"

@@ -10,18 +10,17 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 from centroidkv.config import Sampling
-from centroidkv.errors import ConfigError, ContextTooLong, UnsupportedReuse
-from centroidkv.kv.blocks import Match, namespace_id
+from centroidkv.errors import ContextTooLong, GenerationTimeout
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.learning import Answered, Learner
 from centroidkv.models.stopping import StopScanner
-from centroidkv.outcome import Layout, classify, layout
+from centroidkv.outcome import classify, layout
 from centroidkv.protocols import CausalModel, RunningSequence
 from centroidkv.question import question_from
+from centroidkv.request import Request, Run, user_text_of, without
 from centroidkv.routing.records import RecordRing
 from centroidkv.types import (
     Chunk,
@@ -31,7 +30,6 @@ from centroidkv.types import (
     Prompt,
     Reason,
     Record,
-    Reuse,
     Token,
     Usage,
 )
@@ -44,48 +42,7 @@ _FIX = (
     "reused; put the context first and the question last in the prompt template"
 )
 
-__all__ = ["Answering", "Request"]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked of the model."""
-
-    prompt: str | Sequence[Message]
-    sampling: Sampling
-    question: str | None = None
-    reuse: Reuse = "exact"
-    chat_template: bool = True
-
-    def __post_init__(self) -> None:
-        if self.reuse in ("blend", "representative"):
-            raise UnsupportedReuse(
-                f"reuse={self.reuse!r} is not served by this version; use 'exact' or 'off'"
-            )
-        if self.reuse not in ("exact", "off"):
-            raise ConfigError(f"reuse must be 'exact' or 'off', not {self.reuse!r}")
-        if not self.prompt:
-            raise ConfigError("the prompt is empty; give a text or at least one message")
-
-
-@dataclass(slots=True)
-class _Run:
-    """The state of one request on its way."""
-
-    request: Request
-    begin: float
-    prompt: Prompt
-    record: Record | None
-    question: str
-    where: Layout
-    dropped_pins: int = 0
-    match: Match = field(default_factory=lambda: Match(()))
-    reused: int = 0
-    tier: Literal["memory", "disk", "none"] = "none"
-    problem: Reason | None = None
-    load_s: float = 0.0
-    prefill_s: float = 0.0
-    ttft_s: float = 0.0
+__all__ = ["Answering"]
 
 
 class Answering:
@@ -110,11 +67,25 @@ class Answering:
 
         Raises:
             ContextTooLong: The prompt does not fit even without its pins.
+        GenerationTimeout: The answer was not complete in time.
         """
-        run = self._prepare(request)
+        return self.run(self.prepare(request))
+
+    def run(self, run: Run) -> Iterator[Chunk]:
+        """Answer a prepared request.
+
+        Raises:
+            ContextTooLong: The prompt leaves no room for an answer.
+            GenerationTimeout: The answer was not complete in time.
+        """
+        request = run.request
         warming = current_warming()
         if warming is not None:
             warming.offer(run.prompt, run.where)
+        if len(run.prompt) >= self.model.context_tokens:
+            raise ContextTooLong(
+                prompt_tokens=len(run.prompt), context_tokens=self.model.context_tokens
+            )
         limit = self.model.context_tokens - len(run.prompt)
         sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, limit))
         sequence = self.model.open_sequence(len(run.prompt) + sampling.max_tokens)
@@ -130,9 +101,14 @@ class Answering:
 
     # 1, 2
 
-    def _prepare(self, request: Request) -> _Run:
+    def prepare(self, request: Request) -> Run:
+        """Render and tokenize a request, and find what its retrieval noted.
+
+        Raises:
+            ContextTooLong: The prompt does not fit even without its pins.
+        """
         begin = time.perf_counter()
-        user_text = _user_text(request.prompt)
+        user_text = user_text_of(request.prompt)
         record = self._records.find(user_text)
         prompt, dropped = self._fitting(request, record)
         question = request.question or (record.question if record else question_from(user_text))
@@ -140,7 +116,7 @@ class Answering:
         if where.is_question_first and not self._warned_order:
             self._warned_order = True
             _log.warning(_FIX)
-        return _Run(request, begin, prompt, record, question, where, dropped)
+        return Run(request, begin, prompt, record, question, where, dropped)
 
     def _fitting(self, request: Request, record: Record | None) -> tuple[Prompt, int]:
         """Render the prompt; while it is too long, drop pins that were not retrieved."""
@@ -148,18 +124,26 @@ class Answering:
         optional = [p for p in record.passages if p.text not in record.found] if record else []
         room = self.model.context_tokens - 1
         dropped = 0
-        prompt = self.model.encode(messages, chat_template=request.chat_template)
+        prompt = self._encode(messages, request)
         while len(prompt) > room and optional:
-            messages = _without(messages, optional.pop().text.strip())
+            messages = without(messages, optional.pop().text.strip())
             dropped += 1
-            prompt = self.model.encode(messages, chat_template=request.chat_template)
+            prompt = self._encode(messages, request)
         if len(prompt) > room:
             raise ContextTooLong(prompt_tokens=len(prompt), context_tokens=room + 1)
         return prompt, dropped
 
+    def _encode(self, prompt: str | Sequence[Message], request: Request) -> Prompt:
+        return self.model.encode(
+            prompt,
+            chat_template=request.chat_template,
+            tools=request.tools,
+            answer_start=request.answer_start,
+        )
+
     # 3, 4
 
-    def _restore(self, run: _Run, sequence: RunningSequence) -> None:
+    def _restore(self, run: Run, sequence: RunningSequence) -> None:
         """Put the longest stored prefix into the sequence; on any fault, what is sound of it."""
         started = time.perf_counter()
         try:
@@ -176,7 +160,7 @@ class Answering:
             run.tier = "memory" if in_memory else "disk"
         run.load_s = time.perf_counter() - started
 
-    def _loaded(self, run: _Run) -> Iterator[KVBlock]:
+    def _loaded(self, run: Run) -> Iterator[KVBlock]:
         for step in run.match.steps:
             try:
                 block = self._blocks.get(step.id)
@@ -190,7 +174,7 @@ class Answering:
 
     # 5
 
-    def _decode(self, run: _Run, sampling: Sampling, sequence: RunningSequence) -> Iterator[Chunk]:
+    def _decode(self, run: Run, sampling: Sampling, sequence: RunningSequence) -> Iterator[Chunk]:
         started = time.perf_counter()
         scanner = StopScanner(sampling.stop)
         tokens: list[Token] = []
@@ -206,12 +190,14 @@ class Answering:
                     yield Chunk(piece)
                 if scanner.is_stopped:
                     break
+                if not token.is_end and len(tokens) < sampling.max_tokens:
+                    run.check_time(len(tokens))
             rest = scanner.flush()
             if rest:
                 text.append(rest)
                 yield Chunk(rest)
-        except GeneratorExit:
-            # Nobody reads on; what was computed is kept all the same.
+        except (GeneratorExit, GenerationTimeout):
+            # Nobody reads on, or the time is up; what was computed is kept all the same.
             self._finish(run, sequence, tokens, started)
             raise
         ended = bool(tokens and tokens[-1].is_end) or scanner.is_stopped
@@ -228,29 +214,13 @@ class Answering:
     # 6, 7
 
     def _finish(
-        self, run: _Run, sequence: RunningSequence, tokens: list[Token], started: float
+        self, run: Run, sequence: RunningSequence, tokens: list[Token], started: float
     ) -> Usage:
-        route = run.record.route if run.record else None
-        usage = Usage(
-            outcome="bypass",
-            reason="reuse_off",
-            prompt_tokens=len(run.prompt),
-            reused_tokens=run.reused,
-            completion_tokens=len(tokens),
-            dropped_pins=run.dropped_pins,
-            cluster=route.cluster.id if route and route.cluster and route.is_admitted else None,
-            distance=route.distance if route and route.cluster else None,
-            tier=run.tier,
-            embed_s=route.embed_s if route else 0.0,
-            route_s=route.route_s if route else 0.0,
-            load_s=run.load_s,
-            prefill_s=run.prefill_s,
-            decode_s=time.perf_counter() - started,
-            ttft_s=run.ttft_s,
-            total_s=time.perf_counter() - run.begin,
-        )
+        usage = _measured(run, len(tokens), time.perf_counter() - started)
         if run.request.reuse == "off":
             self._learner.count(usage)
+            return usage
+        if not run.learns:
             return usage
         outcome, reason = classify(
             run.prompt,
@@ -271,7 +241,13 @@ class Answering:
         )
         return replace(usage, stored_tokens=self._learner.after(answered, sequence))
 
-    def _miss_reason(self, run: _Run) -> Reason:
+    def count(self, usage: Usage) -> None:
+        """Count a request that was answered without learning from it."""
+        self._learner.count(usage)
+
+    def _miss_reason(self, run: Run) -> Reason:
+        if run.miss_reason is not None:
+            return run.miss_reason
         if run.where.is_question_first:
             return "question_before_context"
         manifest = self._blocks.disk.manifest
@@ -285,19 +261,24 @@ class Answering:
         return "cluster_not_filled" if run.record.route.is_admitted else "not_admitted"
 
 
-def _user_text(prompt: str | Sequence[Message]) -> str:
-    """Return the text a user's passages and question stand in."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n\n".join(m.content for m in prompt)
-
-
-def _without(prompt: str | Sequence[Message], text: str) -> str | Sequence[Message]:
-    if isinstance(prompt, str):
-        return prompt.replace(text, "", 1)
-    return [Message(m.role, m.content.replace(text, "", 1)) for m in prompt]
-
-
-def model_namespace(model: CausalModel, tenant: str) -> str:
-    """Return the KV namespace of a model and a tenant."""
-    return namespace_id("kv", model.fingerprint, tenant)
+def _measured(run: Run, num_tokens: int, decode_s: float) -> Usage:
+    """Return the counts and times of a run; outcome and reason are those of reuse off."""
+    route = run.record.route if run.record else None
+    return Usage(
+        outcome="bypass",
+        reason="reuse_off",
+        prompt_tokens=len(run.prompt),
+        reused_tokens=run.reused,
+        completion_tokens=num_tokens,
+        dropped_pins=run.dropped_pins,
+        cluster=route.cluster.id if route and route.cluster and route.is_admitted else None,
+        distance=route.distance if route and route.cluster else None,
+        tier=run.tier,
+        embed_s=route.embed_s if route else 0.0,
+        route_s=route.route_s if route else 0.0,
+        load_s=run.load_s,
+        prefill_s=run.prefill_s,
+        decode_s=decode_s,
+        ttft_s=run.ttft_s,
+        total_s=time.perf_counter() - run.begin,
+    )

@@ -1,27 +1,24 @@
-"""The offline half: past questions and a retriever become a plan (source paper, section 3.1).
+"""The offline half: past questions and a retriever become a plan in force.
 
-questions -> embed -> reduce -> cluster -> per cluster centroid, representative, pins, radius.
+questions -> embed, retrieve -> fit (`fitting.py`) -> plan file, centroid index.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from centroidkv.config import PlanConfig
 from centroidkv.errors import ConfigError
-from centroidkv.routing.admission import radii
-from centroidkv.routing.clustering import nearest_centroid, spectral
+from centroidkv.fitting import fit_plan
+from centroidkv.learning import Learner
+from centroidkv.protocols import CausalModel, Progress
+from centroidkv.retrieval import deep_retrieve
 from centroidkv.routing.history import Seen
-from centroidkv.routing.pins import canonical_order, choose, vote
-from centroidkv.routing.plan import Plan
-from centroidkv.routing.projection import fit_projection
-from centroidkv.types import Cluster, FloatArray, Passage, valid_text
+from centroidkv.routing.router import Router
+from centroidkv.types import Passage, valid_text
 
-QUESTIONS_PER_CLUSTER = 10
-
-__all__ = ["BuildReport", "clean_questions", "fit_plan"]
+__all__ = ["BuildReport", "Builder", "clean_questions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,62 +58,59 @@ def clean_questions(
     return cleaned
 
 
-def fit_plan(
-    seen: Sequence[Seen],
-    passages: Mapping[str, Passage],
-    config: PlanConfig,
-    *,
-    namespace: str,
-    version: int,
-    count_tokens: Callable[[str], int],
-    domains: Mapping[str, str] | None = None,
-) -> Plan:
-    """Fit a plan to questions whose retrievals are known."""
-    vectors = np.stack([s.embedding for s in seen])
-    projection = fit_projection(vectors, dim=config.pca_dim, seed=config.seed)
-    reduced = projection.transform(vectors)
-    wanted = config.num_clusters or max(1, round(len(seen) / QUESTIONS_PER_CLUSTER))
-    labels = spectral(reduced, num_clusters=wanted, seed=config.seed)
-    groups, centroids = _reassigned(vectors, reduced, labels)
-    limits = radii([vectors[g] for g in groups], centroids, quantile=config.radius_quantile)
-    popularity = vote([s.passages for s in seen])
-    tokens = {p: count_tokens(passages[p].text) for p in popularity}
-    clusters: list[Cluster] = []
-    for number, (group, centroid, limit) in enumerate(zip(groups, centroids, limits, strict=True)):
-        order = group[np.linalg.norm(vectors[group] - centroid, axis=1).argsort(kind="stable")]
-        members = [seen[i] for i in order]
-        votes = vote([m.passages for m in members])
-        pins = choose(votes, tokens, max_pins=config.max_pins, max_tokens=config.max_pin_tokens)
-        found = Cluster(
-            id=number,
-            centroid=centroid,
-            representative=members[0].question,
-            members=tuple(m.question for m in members[:2]),
-            pins=canonical_order(pins, popularity),
-            radius=limit,
-            num_members=len(members),
-            domain=_majority([(domains or {}).get(m.question, "") for m in members]),
+class Builder:
+    """Makes plans for one store and puts them in force."""
+
+    def __init__(self, router: Router, model: CausalModel, learner: Learner) -> None:
+        self._router = router
+        self._model = model
+        self._learner = learner
+
+    def build(
+        self,
+        asked: dict[str, str],
+        retriever: Any,
+        config: PlanConfig,
+        progress: Progress,
+    ) -> BuildReport:
+        """Fit a plan to questions (each with its domain); one equal to that in force is not kept.
+
+        Raises:
+            ConfigError: Not a retriever.
+        """
+        begin = time.perf_counter()
+        seen, passages = self._observe(list(asked), retriever, config.retrieval_depth, progress)
+        plan = fit_plan(
+            seen,
+            passages,
+            config,
+            namespace=self._learner.plan_namespace,
+            count_tokens=self._model.count_tokens,
+            domains=asked,
         )
-        clusters.append(found)
-    pinned = {p: passages[p] for c in clusters for p in c.pins}
-    return Plan(namespace, version, projection, tuple(clusters), pinned)
+        is_new = self._learner.put_in_force(plan)
+        in_force = self._router.plan or plan
+        return BuildReport(
+            num_questions=len(asked),
+            num_clusters=len(in_force.clusters),
+            num_passages=len(in_force.passages),
+            plan_id=in_force.id,
+            is_new=is_new,
+            seconds=time.perf_counter() - begin,
+        )
 
-
-def _reassigned(
-    vectors: FloatArray, reduced: FloatArray, labels: NDArray[np.int64]
-) -> tuple[list[NDArray[np.int64]], FloatArray]:
-    """Give each member to its nearest centroid, as a request will be; drop what is left empty.
-
-    Five to twelve of a hundred members of spectral clusters lie nearer another centroid. The
-    projection is linear, so the reduced mean is the mean of the reduced.
-    """
-    count = int(labels.max()) + 1
-    full = np.stack([vectors[labels == j].mean(0) for j in range(count)])
-    small = np.stack([reduced[labels == j].mean(0) for j in range(count)])
-    nearest = nearest_centroid(reduced, small)
-    kept = [j for j in range(count) if (nearest == j).any()]
-    return [np.flatnonzero(nearest == j) for j in kept], full[kept].astype(np.float32)
-
-
-def _majority(domains: Sequence[str]) -> str:
-    return max(sorted(set(domains)), key=domains.count)
+    def _observe(
+        self, questions: Sequence[str], retriever: Any, depth: int, progress: Progress
+    ) -> tuple[list[Seen], dict[str, Passage]]:
+        """Embed the questions and ask the retriever; return them with all passages by id."""
+        retrieve = deep_retrieve(retriever)
+        vectors = self._router.embedder.embed(questions)
+        seen: list[Seen] = []
+        passages: dict[str, Passage] = {}
+        for done, (question, vector) in enumerate(zip(questions, vectors, strict=True)):
+            progress("retrieve", done, len(questions))
+            found = list(retrieve(question, depth))[:depth]
+            passages.update((p.id, p) for p in found)
+            seen.append(Seen(question, vector, tuple(p.id for p in found)))
+        progress("retrieve", len(questions), len(questions))
+        return seen, passages

@@ -2,14 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from datetime import date
+from typing import Any, Literal, Self, TypedDict
 
 from centroidkv.errors import ConfigError
+from centroidkv.types import Reuse
 
-__all__ = ["EngineConfig", "PlanConfig", "Sampling"]
+__all__ = ["EngineConfig", "PlanConfig", "Sampling", "SamplingOptions"]
 
 MIB = 1 << 20
 GIB = 1 << 30
+
+
+# Named settings. `paper`: the system of the source paper as published, Algorithm 1 without labels.
+_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"reuse": "representative", "representative_form": "continue", "max_error": None},
+}
 
 
 class _Settings:
@@ -39,15 +47,27 @@ def _is_count(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _is_date(value: object) -> bool:
+    try:
+        date.fromisoformat(str(value))
+    except ValueError:
+        return False
+    return isinstance(value, str)
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling(_Settings):
-    """How an answer is decoded. Greedy unless `temperature` is above zero."""
+    """How an answer is decoded. Greedy unless `temperature` is above zero.
+
+    After `timeout_s` seconds without a complete answer, the request ends with an error.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -55,7 +75,7 @@ class Sampling(_Settings):
             f"max_tokens must be a whole number of at least 1, not {self.max_tokens!r}",
         )
         _require(
-            _is_number(self.temperature) and self.temperature >= 0,
+            _is_number(self.temperature) and 0 <= self.temperature < float("inf"),
             f"temperature must be a number, 0 or more, not {self.temperature!r}",
         )
         _require(
@@ -63,18 +83,33 @@ class Sampling(_Settings):
             f"top_p must be a number in (0, 1], not {self.top_p!r}",
         )
         _require(
-            self.seed is None or _is_count(self.seed, 0),
-            f"seed must be a whole number, 0 or more, or None, not {self.seed!r}",
+            self.seed is None or (_is_count(self.seed, 0) and self.seed < 1 << 63),
+            f"seed must be a whole number from 0 to 2**63 - 1, or None, not {self.seed!r}",
         )
         _require(
             isinstance(self.stop, Sequence) and not isinstance(self.stop, str),
             f"stop must be a list of strings, not {self.stop!r}",
+        )
+        _require(
+            self.timeout_s is None or (_is_number(self.timeout_s) and self.timeout_s > 0),
+            f"timeout must be a number of seconds above 0, or None, not {self.timeout_s!r}",
         )
         object.__setattr__(self, "stop", tuple(self.stop))
         _require(
             all(isinstance(s, str) and s for s in self.stop),
             "stop must hold non-empty strings; an empty one would end every answer at once",
         )
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How an answer is decoded; see `Sampling`."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: Sequence[str]
+    timeout_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +148,16 @@ class PlanConfig(_Settings):
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig(_Settings):
-    """Budgets, isolation and behaviour of one engine. Budgets are in bytes."""
+    """Budgets, isolation and behaviour of one engine. Budgets are in bytes.
+
+    `template_date` is what a chat template that prints the date prints: an ISO date, the same
+    one every day so that prompts begin alike, or `today`, which loses every prefix at midnight.
+
+    `reuse` is what requests use that do not say so themselves. For `representative`,
+    `representative_form` says what a hit takes from the cluster's representative: its stored
+    answer, its KV to decode from, or its KV with the new question appended; `max_error` is the
+    calibrated bound of wrong answers, None for none.
+    """
 
     memory_budget_bytes: int = GIB
     disk_budget_bytes: int = 20 * GIB
@@ -121,12 +165,22 @@ class EngineConfig(_Settings):
     chroma: str | None = None
     device: str | None = None
     dtype: str | None = None
+    template_date: str = "2025-01-01"
     max_records: int = 256
     near_misses: int = 3
     online_radius: float = 0.75
     fit_after: int = 200
     max_pins: int = 8
     read_only: bool = False
+    preset: str | None = None
+    reuse: Reuse = "exact"
+    representative_form: Literal["answer", "continue", "append"] = "continue"
+    max_error: float | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        named = _PRESETS.get(str(settings.get("preset")), {})
+        return super(EngineConfig, cls).of({**named, **settings})
 
     def __post_init__(self) -> None:
         for name in ("memory_budget_bytes", "disk_budget_bytes"):
@@ -148,6 +202,31 @@ class EngineConfig(_Settings):
             self.chroma is None or str(self.chroma).startswith(("http://", "https://")),
             f"chroma must be the http:// address of a Chroma server, not {self.chroma!r}",
         )
+
+        _require(
+            self.template_date == "today" or _is_date(self.template_date),
+            f"template_date must be a date as 2025-01-31, or 'today', not {self.template_date!r}",
+        )
+
+        _require(
+            self.preset is None or self.preset in _PRESETS,
+            f"preset must be one of {', '.join(_PRESETS)}, or None, not {self.preset!r}",
+        )
+        forms = ("answer", "continue", "append")
+        _require(
+            self.representative_form in forms,
+            f"representative_form must be one of {', '.join(forms)}, "
+            f"not {self.representative_form!r}",
+        )
+        _require(
+            self.max_error is None or (_is_number(self.max_error) and 0 < self.max_error < 1),
+            f"max_error must be a number in (0, 1), or None, not {self.max_error!r}",
+        )
+
+    @property
+    def pinned_date(self) -> date | None:
+        """What chat templates take for today; None for the real date."""
+        return None if self.template_date == "today" else date.fromisoformat(self.template_date)
 
     @property
     def arena_budget_bytes(self) -> int:

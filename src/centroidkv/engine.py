@@ -9,52 +9,34 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
-from centroidkv.answering import Answering, Request, model_namespace
+from centroidkv.answering import Answering
 from centroidkv.answers import AnswerStore
-from centroidkv.build import BuildReport, clean_questions, fit_plan
-from centroidkv.config import EngineConfig, PlanConfig, Sampling
+from centroidkv.approximation import ApproximateAnswering
+from centroidkv.build import Builder, BuildReport, clean_questions
+from centroidkv.config import EngineConfig, PlanConfig
 from centroidkv.errors import ConfigError
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
-from centroidkv.prefetching import Prefetcher
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
-from centroidkv.retrieval import deep_retrieve
-from centroidkv.routing.history import Seen
+from centroidkv.representative import Representatives
+from centroidkv.request import Request, RequestOptions
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
-from centroidkv.types import (
-    Chunk,
-    Completion,
-    Message,
-    Passage,
-    Record,
-    Reuse,
-    Route,
-    valid_text,
-)
+from centroidkv.tenants import Tenants
+from centroidkv.types import Chunk, Completion, Message, Passage, Record, Route, valid_text
 from centroidkv.warm import AsyncInvoke, Invoke, Warmer, WarmReport
 from centroidkv.warming import current_warming
 
-__all__ = ["Engine", "SamplingOptions"]
+__all__ = ["Engine"]
 
 DEFAULT_MODEL = "bundled:smollm2"
 DEFAULT_EMBEDDER = "bundled:minilm"
-
-
-class SamplingOptions(TypedDict, total=False):
-    """How an answer is decoded; see `Sampling`."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int | None
-    stop: Sequence[str]
 
 
 class Engine:
@@ -71,12 +53,14 @@ class Engine:
             store,
             self.router,
             model,
-            namespace=model_namespace(model, self.config.tenant),
+            namespace=namespace_id("kv", model.fingerprint, self.config.tenant),
             plan_namespace=self._plan_namespace,
         )
         self._answering = Answering(model, store.blocks, self._records, self._learner)
-        self._prefetcher = Prefetcher(store, self._learner)
+        self._representatives = Representatives(store, self.router, self._learner.namespace)
+        self._approximating = ApproximateAnswering(self._answering, self._representatives)
         self._answers: AnswerStore | None = None
+        self._tenants = Tenants(self.config.tenant, self, self._of_tenant)
         self._is_closed = False
         self._load_plan()
 
@@ -109,6 +93,24 @@ class Engine:
         loaded_model = open_model(model, tokenizer, config)
         return cls(Store.open(path, config), loaded_model, loaded_embedder)
 
+    def for_tenant(self, tenant: str) -> "Engine":
+        """Return the engine of another tenant over the same store, model and budgets.
+
+        Nothing that one tenant stored is found for another: neither KV nor plans, questions or
+        answers. The name must come from the server that knows who asks, never from the prompt.
+        It lives as long as this engine; asking again gives the same one.
+
+        Raises:
+            ConfigError: The tenant is not a string.
+        """
+        self._require_open()
+        return self._tenants.of(tenant)
+
+    def _of_tenant(self, tenant: str) -> "Engine":
+        engine = Engine(self.store.for_tenant(tenant), self.model, self.router.embedder)
+        engine._tenants = self._tenants
+        return engine
+
     # offline
 
     def build(
@@ -132,71 +134,53 @@ class Engine:
         Raises:
             ConfigError: No questions, an unknown setting, or not a retriever.
         """
-        begin = time.perf_counter()
+        self._require_open()
         self.store.require_writable("build a plan")
         config = PlanConfig.of(settings)
         asked = clean_questions(questions, domains)
-        retrieve = deep_retrieve(retriever)
+        builder = Builder(self.router, self.model, self._learner)
         progress = progress_bar() if show_progress else no_progress
-        vectors = self.router.embedder.embed(list(asked))
-        seen: list[Seen] = []
-        passages: dict[str, Passage] = {}
-        for done, (question, vector) in enumerate(zip(asked, vectors, strict=True)):
-            progress("retrieve", done, len(asked))
-            found = list(retrieve(question, config.retrieval_depth))[: config.retrieval_depth]
-            passages.update((p.id, p) for p in found)
-            seen.append(Seen(question, vector, tuple(p.id for p in found)))
-        progress("retrieve", len(asked), len(asked))
-        current = self.router.plan
-        plan = fit_plan(
-            seen,
-            passages,
-            config,
-            namespace=self._plan_namespace,
-            version=self._learner.next_version(),
-            count_tokens=self.model.count_tokens,
-            domains=asked,
-        )
-        is_new = current is None or not plan.is_same_as(current)
-        if is_new:
-            self.store.plans.save(plan)
-            self.router.use(plan)
-        in_force = self.router.plan or plan
-        return BuildReport(
-            num_questions=len(asked),
-            num_clusters=len(in_force.clusters),
-            num_passages=len(in_force.passages),
-            plan_id=in_force.id,
-            is_new=is_new,
-            seconds=time.perf_counter() - begin,
-        )
+        return builder.build(asked, retriever, config, progress)
 
     def warm(self, invoke: Invoke, *, show_progress: bool = False) -> WarmReport:
         """Run two members of each cluster through a chain and store their common prefix.
 
         `invoke` takes a question and runs the whole chain, e.g. `chain.invoke`. Nothing is
-        answered. Can be interrupted and called again: filled clusters are skipped.
+        answered. Can be interrupted and called again: filled clusters are skipped. With
+        `reuse="representative"` each cluster's representative is asked and answered instead.
         """
-        self.store.require_writable("warm clusters")
-        warmer = Warmer(self.store, self.router, self.model, self._learner)
-        return warmer.warm(invoke, progress_bar() if show_progress else no_progress)
+        progress = progress_bar() if show_progress else no_progress
+        warmer = self._warmer()
+        if self.config.reuse == "representative":
+            return self._approximating.fill(self.router.plan, invoke, progress)
+        return warmer.warm(invoke, progress)
 
     async def awarm(self, invoke: AsyncInvoke, *, show_progress: bool = False) -> WarmReport:
         """Do what `warm` does with an async chain, e.g. `chain.ainvoke`."""
-        self.store.require_writable("warm clusters")
-        warmer = Warmer(self.store, self.router, self.model, self._learner)
+        warmer = self._warmer()
         return await warmer.awarm(invoke, progress_bar() if show_progress else no_progress)
+
+    def _warmer(self) -> Warmer:
+        self._require_open()
+        self.store.require_writable("warm clusters")
+        return Warmer(self.store, self.router, self.model, self._learner)
 
     # online: retrieval
 
     def route(self, question: str) -> Route:
-        """Send a question to its cluster, and start loading the cluster's KV."""
+        """Send a question to its cluster, and start loading the cluster's KV.
+
+        Raises:
+            ConfigError: The question is not a text, or the engine is closed.
+        """
         self._require_open()
+        if not isinstance(question, str):
+            raise ConfigError(f"question must be a text, not {question!r}")
         run = current_warming()
         route = self.router.route(valid_text(question))
         plan = self.router.plan
         if run is None and route.is_admitted and route.cluster is not None and plan is not None:
-            self._prefetcher.begin(plan.id, route.cluster.id)
+            self.store.prefetcher.begin(self._learner.namespace, plan.id, route.cluster.id)
         return route
 
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
@@ -205,13 +189,9 @@ class Engine:
         The cluster's pinned passages come first, in canonical order, then those of `found` that
         are not among them. Nothing found is lost.
         """
-        run = current_warming()
-        pinned: list[Passage] = []
-        plan = self.router.plan
-        if run is not None:
-            pinned, found = run.pinned, []
-        elif route.is_admitted and route.cluster is not None and plan is not None:
-            pinned = plan.pinned(route.cluster)
+        pinned = self.pinned(route)
+        if self.is_warming:
+            found = []
         # By text, since a retriever that writes scores into the metadata changes every id.
         first = {p.text for p in pinned}
         passages = [*pinned, *(p for p in found if p.text not in first)]
@@ -227,6 +207,16 @@ class Engine:
         )
         return passages
 
+    def pinned(self, route: Route) -> list[Passage]:
+        """Return the passages pinned for a route, in canonical order."""
+        run, plan = current_warming(), self.router.plan
+        if run is not None:
+            return run.pinned
+        if self.config.reuse == "representative":
+            return []  # the paper's system pins nothing
+        is_admitted = route.is_admitted and route.cluster is not None
+        return plan.pinned(route.cluster) if is_admitted and plan and route.cluster else []
+
     @property
     def is_warming(self) -> bool:
         """Whether this call is part of a warming run."""
@@ -235,53 +225,38 @@ class Engine:
     # online: answers
 
     def generate(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        question: str | None = None,
-        reuse: Reuse = "exact",
-        chat_template: bool = True,
-        **options: Unpack[SamplingOptions],
+        self, prompt: str | Sequence[Message], **options: Unpack[RequestOptions]
     ) -> Completion:
         """Answer a prompt, reusing the KV of its longest stored prefix.
 
         Args:
             prompt: A text, which becomes one user message, or messages.
-            question: The question in it, if the caller knows.
-            reuse: `exact` or `off`.
-            chat_template: Whether plain text is wrapped by the model's chat template.
-            **options: See `Sampling`.
+            **options: See `RequestOptions` and `Sampling`.
 
         Raises:
             ConfigError: An argument is wrong.
+            ModelError: The chat template refuses the messages, or knows no tools.
             ContextTooLong: The prompt does not fit into the model's context.
+            GenerationTimeout: The answer was not complete within `timeout_s`.
         """
-        chunks = self.stream(
-            prompt, question=question, reuse=reuse, chat_template=chat_template, **options
-        )
-        *_, last = chunks
+        *_, last = self.stream(prompt, **options)
         assert last.completion is not None
         return last.completion
 
     def stream(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        question: str | None = None,
-        reuse: Reuse = "exact",
-        chat_template: bool = True,
-        **options: Unpack[SamplingOptions],
+        self, prompt: str | Sequence[Message], **options: Unpack[RequestOptions]
     ) -> Iterator[Chunk]:
         """Answer piece by piece; the last chunk carries the completion. Closing it stops."""
-        sampling = Sampling.of(options)
+        request = Request.of(as_messages(prompt), options, reuse=self.config.reuse)
         self._require_open()
-        return self._answering.stream(
-            Request(as_messages(prompt), sampling, question, reuse, chat_template)
-        )
+        if request.reuse == "representative":
+            return self._approximating.stream(request)
+        return self._answering.stream(request)
 
     @property
     def answers(self) -> AnswerStore:
         """Answers kept for answer caches, of this embedder and tenant; opened on first use."""
+        self._require_open()
         if self._answers is None:
             self.store.require_writable("keep answers")
             self._answers = AnswerStore(self.store.path, self._plan_namespace)
@@ -291,11 +266,13 @@ class Engine:
 
     def stats(self) -> StoreStats:
         """Return counts, sizes and counters of the store."""
+        self._require_open()
         self.flush()
         return store_stats(self.store)
 
     def check(self, *, repair: bool = False) -> CheckReport:
         """Verify every block, manifest row, plan and centroid; with `repair`, mend what can be."""
+        self._require_open()
         self.flush()
         return check_store(self.store, repair=repair, router=self.router)
 
@@ -303,15 +280,20 @@ class Engine:
         """Wait until everything learnt so far is on disk."""
         self.store.writer.flush()
 
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
     def close(self) -> None:
         """Finish writing and release files. Safe to call twice."""
         if self._is_closed:
             return
         self._is_closed = True
-        self._prefetcher.close()
-        self.store.writer.close()
+        self._tenants.close(self)
+        self.store.finish()
         self.router.close()
         self._learner.close()
+        self._representatives.close()
         if self._answers is not None:
             self._answers.close()
         self.store.close()
@@ -340,5 +322,5 @@ class Engine:
             self._learner.fault("damaged_plans", problem)
         if plan is not None:
             self.router.use(plan)
-        elif self.store.plans.files() and not problems:
+        elif self.store.is_owner and self.store.plans.files() and not problems:
             self._learner.note_foreign_plans()

@@ -5,10 +5,11 @@ else runs behind it in a queue.
 """
 
 import logging
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 
-from centroidkv.build import fit_plan
 from centroidkv.config import PlanConfig
+from centroidkv.fitting import fit_plan
 from centroidkv.kv.blocks import BLOCK_TOKENS, Match, Piece, block_id, chain
 from centroidkv.kv.manifest import PrefixRow
 from centroidkv.outcome import Layout
@@ -60,6 +61,7 @@ class Learner:
         self._router = router
         self._model = model
         self._history: History | None = None
+        self._planning = threading.Lock()
         if not store.read_only:
             self._history = open_history(
                 store.path / "history.sqlite",
@@ -190,6 +192,10 @@ class Learner:
             self._fit_when_ready()
 
     def _grow(self, passages: dict[str, Passage]) -> None:
+        with self._planning:
+            self._grow_from_waiting(passages)
+
+    def _grow_from_waiting(self, passages: dict[str, Passage]) -> None:
         assert self._history is not None
         config, plan = self._store.config, self._router.plan
         is_online = plan is None or plan.is_online
@@ -207,7 +213,7 @@ class Learner:
         known = {**self._history.passages(cluster.pins), **passages}
         pinned = {p: known[p] for p in cluster.pins if p in known}
         if plan is None:
-            version = self.next_version()
+            version = self._next_version()
             plan = Plan(self.plan_namespace, version, identity(), (), {}, is_online=True)
             plan = plan.grown(cluster, pinned)
             self._store.plans.save(plan)
@@ -229,14 +235,24 @@ class Learner:
             self._history.passages(sorted(ids)),
             PlanConfig(max_pins=self._store.config.max_pins),
             namespace=self.plan_namespace,
-            version=self.next_version(),
             count_tokens=self._model.count_tokens,
         )
-        self._store.plans.save(fitted)
-        self._router.use(fitted)
-        _log.info("plan %s fitted from %d questions seen", fitted.id, len(seen))
+        if self.put_in_force(fitted):
+            _log.info("a plan was fitted from %d questions seen", len(seen))
 
-    def next_version(self) -> int:
-        """Return the version that a new plan gets."""
+    # plans
+
+    def put_in_force(self, plan: Plan) -> bool:
+        """Save a plan as the next version and route by it; False if it is in force already."""
+        with self._planning:
+            current = self._router.plan
+            if current is not None and plan.is_same_as(current):
+                return False
+            plan = replace(plan, version=self._next_version())
+            self._store.plans.save(plan)
+            self._router.use(plan)
+            return True
+
+    def _next_version(self) -> int:
         files = self._store.plans.files(self.plan_namespace)
         return 1 + max((int(p.stem.rsplit("-", 1)[1]) for p in files), default=0)

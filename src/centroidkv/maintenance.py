@@ -155,14 +155,14 @@ def _check_index(
             repaired.append("put the plan's centroids into the index again")
         problems += faults
         return
-    from centroidkv.routing.chroma_index import embedded_faults, open_embedded
+    from centroidkv.routing.chroma_index import EmbeddedChroma, embedded_faults
 
     folder = store.path / "chroma"
     faults = embedded_faults(folder)
     problems += faults
     plan = _newest(store.plans.files())
     if faults and repair and plan is not None:
-        open_embedded(folder, plan, quarantine=store.path / "quarantine").close()
+        EmbeddedChroma(folder, quarantine=store.path / "quarantine").open(plan).close()
         repaired.append("rebuilt the centroid index from the plan")
 
 

@@ -3,7 +3,8 @@
 Models and embedders are imported here, on use: importing the package loads neither.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ def as_messages(prompt: Any) -> str | Sequence[Message]:
     """
     if isinstance(prompt, str):
         return valid_text(prompt)
+    if not isinstance(prompt, Iterable):
+        raise ConfigError(f"the prompt must be a text or messages, not {prompt!r}")
     turns = []
     for turn in prompt:
         if isinstance(turn, Message):
-            turns.append(Message(turn.role, valid_text(turn.content)))
+            turns.append(replace(turn, content=valid_text(turn.content)))
         elif isinstance(turn, dict) and {"role", "content"} <= turn.keys():
             turns.append(Message(str(turn["role"]), valid_text(str(turn["content"]))))
         else:
@@ -46,8 +49,14 @@ def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
             device=config.device,
             dtype=config.dtype,
             arena_budget_bytes=config.arena_budget_bytes,
+            today=config.pinned_date,
         )
-    return wrap_model(model, tokenizer, arena_budget_bytes=config.arena_budget_bytes)
+    return wrap_model(
+        model,
+        tokenizer,
+        arena_budget_bytes=config.arena_budget_bytes,
+        today=config.pinned_date,
+    )
 
 
 def open_embedder(embedder: Any, config: EngineConfig) -> Embedder:

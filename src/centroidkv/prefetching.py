@@ -1,9 +1,13 @@
 """Loading a cluster's KV into memory while the user's retriever is still searching."""
 
+import contextlib
+import logging
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
-from centroidkv.learning import Learner
-from centroidkv.store import Store
+from centroidkv.kv.tiers import TieredBlocks
+
+_log = logging.getLogger("centroidkv")
 
 __all__ = ["Prefetcher"]
 
@@ -11,23 +15,31 @@ __all__ = ["Prefetcher"]
 class Prefetcher:
     """One thread that brings clusters' blocks into the memory tier."""
 
-    def __init__(self, store: Store, learner: Learner) -> None:
-        self._blocks = store.blocks
-        self._learner = learner
+    def __init__(self, blocks: TieredBlocks) -> None:
+        self._blocks = blocks
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="centroidkv-prefetch")
 
-    def begin(self, plan_id: str, cluster: int) -> None:
-        """Start loading what a cluster has for this model, under any head."""
-        self._threads.submit(self._load, plan_id, cluster)
+    def begin(self, namespace: str, plan_id: str, cluster: int) -> None:
+        """Start loading what a cluster has in a KV namespace, under any head."""
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            self._threads.submit(self._load, namespace, plan_id, cluster)
 
-    def _load(self, plan_id: str, cluster: int) -> None:
+    def _load(self, namespace: str, plan_id: str, cluster: int) -> None:
         try:
             for row in self._blocks.disk.manifest.prefixes(plan_id, cluster):
-                if row.namespace == self._learner.namespace:
+                if row.namespace == namespace:
                     self._blocks.prefetch(row.block)
         except Exception as error:  # noqa: BLE001
             # A prefetch only saves time; the request itself will meet and report the fault.
-            self._learner.fault("failed_prefetches", error)
+            _log.warning("a cluster was not loaded ahead: %s", error)
+            self._count()
+
+    def _count(self) -> None:
+        try:
+            if not self._blocks.disk.read_only:
+                self._blocks.disk.manifest.count(["failed_prefetches"])
+        except sqlite3.Error:
+            _log.debug("the failed prefetch could not be counted", exc_info=True)
 
     def close(self) -> None:
         """Finish the load under way and drop the others."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from centroidkv.config import Sampling
+from centroidkv.tool_calls import Tool, ToolFormat
 from centroidkv.types import Cluster, FloatArray, KVBlock, Message, Passage, Prompt, Token
 
 __all__ = [
@@ -120,8 +121,22 @@ class CausalModel(Protocol):
     def context_tokens(self) -> int:
         """Most tokens a sequence may have, prompt and answer together."""
 
-    def encode(self, prompt: str | Sequence[Message], *, chat_template: bool = True) -> Prompt:
-        """Render and tokenize a prompt, once, with one BOS at most."""
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        """How tool calls are written in an answer; None when tools cannot be rendered."""
+
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat_template: bool = True,
+        tools: Sequence[Tool] = (),
+        answer_start: str = "",
+    ) -> Prompt:
+        """Render and tokenize a prompt, once, with one BOS at most.
+
+        `answer_start` is text that the answer begins with; it is part of the prompt.
+        """
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text without template or special tokens."""

@@ -13,7 +13,17 @@ from centroidkv.types import Passage, valid_text
 # From (question, how many) to passages, best first.
 DeepRetrieve: TypeAlias = Callable[[str, int], Sequence[Passage]]
 
-__all__ = ["DeepRetrieve", "as_passage", "deep_retrieve"]
+# What of a LlamaIndex node decides how its text is shown to a model, kept in the metadata.
+NODE_KEY = "llama_index_node"
+_RENDERING = {
+    "excluded_embed_metadata_keys",
+    "excluded_llm_metadata_keys",
+    "metadata_separator",
+    "metadata_template",
+    "text_template",
+}
+
+__all__ = ["NODE_KEY", "DeepRetrieve", "as_passage", "deep_retrieve"]
 
 
 def as_passage(document: Any) -> Passage:
@@ -31,11 +41,22 @@ def as_passage(document: Any) -> Passage:
         return Passage.of(document.page_content, document.metadata)
     node = getattr(document, "node", document)
     if hasattr(node, "get_content"):
-        return Passage.of(node.get_content(), node.metadata)
+        return Passage.of(node.get_content(), {**node.metadata, **_rendering(node)})
     raise ConfigError(
         f"the retriever returned a {type(document).__name__}; expected documents with "
         "page_content, nodes with get_content(), or strings"
     )
+
+
+def _rendering(node: Any) -> dict[str, Any]:
+    """Return how a LlamaIndex node wants to be read, where that is not the default."""
+    fields = getattr(type(node), "model_fields", {})
+    own = {
+        name: getattr(node, name)
+        for name in _RENDERING & set(fields)
+        if getattr(node, name) != fields[name].get_default(call_default_factory=True)
+    }
+    return {NODE_KEY: own} if own else {}
 
 
 def deep_retrieve(retriever: Any) -> DeepRetrieve:

@@ -15,20 +15,28 @@
     quarantine/         damaged files, set aside
 """
 
+import copy
 import json
 import logging
 import sqlite3
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from centroidkv.config import EngineConfig
-from centroidkv.errors import StoreError, StoreNotFound
+from centroidkv.errors import IndexUnavailable, StoreError, StoreNotFound
 from centroidkv.files import write_atomic
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.kv.write_behind import WriteBehind
+from centroidkv.prefetching import Prefetcher
 from centroidkv.protocols import CentroidIndex
 from centroidkv.routing.plan import Plan, PlanFolder
+
+if TYPE_CHECKING:
+    from centroidkv.routing.chroma_index import EmbeddedChroma
 
 _log = logging.getLogger("centroidkv")
 
@@ -53,6 +61,9 @@ class Store:
         self.blocks = TieredBlocks(memory, disk)
         self.plans = PlanFolder(path / "plans")
         self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)
+        self.prefetcher = Prefetcher(self.blocks)
+        self._centroids = _EmbeddedCentroids(path)
+        self.is_owner = True
 
     @classmethod
     def open(
@@ -83,14 +94,13 @@ class Store:
         Raises:
             IndexUnavailable: Chroma is down, or in use by another process.
         """
-        from centroidkv.errors import IndexUnavailable
-        from centroidkv.routing.chroma_index import open_embedded, open_server
+        from centroidkv.routing.chroma_index import open_server
 
         if self.config.chroma is not None:
             return open_server(self.config.chroma, plan)
         if self.read_only:
             raise IndexUnavailable(f"{self.path} is read-only")
-        return open_embedded(self.path / "chroma", plan, quarantine=self.path / "quarantine")
+        return self._centroids.open(plan)
 
     def require_writable(self, purpose: str) -> None:
         """Refuse what only makes sense when it can be kept.
@@ -101,10 +111,45 @@ class Store:
         if self.read_only:
             raise StoreError(f"cannot {purpose}: the store {self.path} is read-only")
 
+    def for_tenant(self, tenant: str) -> "Store":
+        """Return this store with another tenant's settings; files and budgets stay shared."""
+        view = copy.copy(self)
+        view.config = replace(self.config, tenant=tenant)
+        view.is_owner = False
+        return view
+
+    def finish(self) -> None:
+        """Finish the loads and writes under way."""
+        if self.is_owner:
+            self.prefetcher.close()
+            self.writer.close()
+        else:
+            self.writer.flush()
+
     def close(self) -> None:
-        """Finish the writes and release the files."""
-        self.writer.close()
-        self.blocks.disk.close()
+        """Finish the writes and release the files, unless another view still uses them."""
+        self.finish()
+        if self.is_owner:
+            self.blocks.disk.close()
+
+
+class _EmbeddedCentroids:
+    """The store's own Chroma, imported and opened on first use, shared by all tenants."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._chroma: EmbeddedChroma | None = None
+        self._lock = threading.Lock()
+
+    def open(self, plan: Plan) -> CentroidIndex:
+        from centroidkv.routing.chroma_index import EmbeddedChroma
+
+        with self._lock:
+            if self._chroma is None:
+                self._chroma = EmbeddedChroma(
+                    self._folder / "chroma", quarantine=self._folder / "quarantine"
+                )
+        return self._chroma.open(plan)
 
 
 def _create(folder: Path, marker: Path) -> None:

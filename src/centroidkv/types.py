@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from centroidkv.tool_calls import ToolCall
+
 __all__ = [
     "Chunk",
     "Cluster",
@@ -52,6 +54,10 @@ Reason = Literal[
     "block_damaged",  # a stored block could not be used and is computed again
     "store_failed",  # the store could not be read
     "reuse_off",  # the caller switched reuse off
+    "representative_answer",  # the stored answer of the cluster's representative was served
+    "representative_kv",  # decoded from the KV of the representative's prompt
+    "representative_appended",  # the question was put behind the representative's KV
+    "representative_filled",  # the cluster had no representative; this question is it now
 ]
 
 
@@ -62,10 +68,16 @@ def valid_text(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    An assistant's turn may hold tool calls; a tool's turn says which call it answers.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +201,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What happened to one request, and what it cost; times in seconds, counts in tokens."""
+    """What happened to one request, and what it cost; times in seconds, counts in tokens.
+
+    An `approximate` answer may be that to another question, `representative`; `error_bound` is
+    the calibrated limit of how often it is wrong, None where that is unknown.
+    """
 
     outcome: Outcome
     reason: Reason
@@ -201,6 +217,9 @@ class Usage:
     cluster: int | None = None
     distance: float | None = None
     tier: Literal["memory", "disk", "none"] = "none"
+    approximate: bool = False
+    representative: str | None = None
+    error_bound: float | None = None
     embed_s: float = 0.0
     route_s: float = 0.0
     load_s: float = 0.0

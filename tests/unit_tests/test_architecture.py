@@ -9,7 +9,7 @@ from centroidkv import errors
 
 SRC = Path(centroidkv.__file__).parent
 FILES = sorted(SRC.rglob("*.py"))
-WORDS = {"types", "protocols", "config", "errors", "files", "fingerprint"}
+WORDS = {"types", "protocols", "config", "errors", "files", "fingerprint", "tool_calls"}
 PARTS = {"kv", "models", "routing"}
 EDGES = {"cli", "langchain", "llama_index"}
 BANNED_FILES = {"utils", "util", "helpers", "helper", "manager", "handler", "base", "common",
@@ -45,7 +45,9 @@ def test_layers_import_only_what_lies_below_them() -> None:
     wrong = []
     for path in FILES:
         name = module(path)
-        if name in ("", "__main__"):  # the two doors: the package's names, and the command
+        # The doors: the package's names, the command, and `accelerate`, which leads to the edge of
+        # the framework that it was given a chain of.
+        if name in ("", "__main__", "acceleration"):
             continue
         for other in imports(path):
             top, other_top = name.split(".")[0], other.split(".")[0]

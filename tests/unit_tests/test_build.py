@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centroidkv.build import clean_questions, fit_plan
+from centroidkv.build import clean_questions
 from centroidkv.config import PlanConfig
 from centroidkv.errors import ConfigError
+from centroidkv.fitting import fit_plan
 from centroidkv.routing.history import Seen
 from centroidkv.routing.plan import Plan
 from centroidkv.types import Passage
@@ -41,7 +42,6 @@ def fit(seen: list[Seen], *, domains: dict[str, str] | None = None, **options: o
         KNOWN,
         config,
         namespace="f" * 64,
-        version=3,
         count_tokens=lambda text: len(text.split()),
         domains=domains,
     )
@@ -86,7 +86,7 @@ def test_what_is_wrong_with_questions_is_named(questions, domains, message: str)
 def test_the_topics_are_found() -> None:
     seen = asked()
     plan = fit(seen)
-    assert (plan.namespace, plan.version, plan.is_online) == ("f" * 64, 3, False)
+    assert (plan.namespace, plan.version, plan.is_online) == ("f" * 64, 0, False)
     assert sorted(c.num_members for c in plan.clusters) == [10, 10, 10, 10]
     assert {c.representative.rsplit(" ", 3)[0] for c in plan.clusters} == set(TOPICS)
 

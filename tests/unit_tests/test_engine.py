@@ -32,7 +32,9 @@ def test_a_new_engine_finds_what_an_earlier_one_stored(open_engine: Callable[...
         build_and_warm(first)
     second = open_engine()
     done = ask(second, "please block my lost card")
-    assert (done.usage.outcome, done.usage.tier) == ("hit", "disk")
+    # The prefetch may have brought it into memory before the model was asked.
+    assert done.usage.outcome == "hit"
+    assert done.usage.tier in ("disk", "memory")
     assert done.token_ids == ask(second, "please block my lost card", reuse="off").token_ids
 
 
@@ -232,10 +234,9 @@ def test_odd_text_is_answered(engine: Engine, text: str) -> None:
     assert engine.stats().failed_writes == 0
 
 
-@pytest.mark.parametrize("policy", ["blend", "representative"])
-def test_policies_of_later_versions_are_typed_errors(engine: Engine, policy) -> None:
-    with pytest.raises(UnsupportedReuse, match=policy):
-        engine.generate("x", reuse=policy)
+def test_a_policy_of_a_later_version_is_a_typed_error(engine: Engine) -> None:
+    with pytest.raises(UnsupportedReuse, match="blend"):
+        engine.generate("x", reuse="blend")
 
 
 @pytest.mark.parametrize(
@@ -364,3 +365,11 @@ async def test_ten_tasks_get_the_answers_they_get_alone(engine: Engine) -> None:
     alone = [ask(engine, q, reuse="off").token_ids for q in asked]
     together = await asyncio.gather(*(asyncio.to_thread(ask, engine, q) for q in asked))
     assert [done.token_ids for done in together] == alone
+
+
+def test_a_build_and_growth_at_once_make_two_plans(engine: Engine) -> None:
+    for question in QUESTIONS:
+        ask(engine, question)  # each grows the online plan behind the answer
+    engine.build(questions=QUESTIONS, retriever=search, num_clusters=3, max_pins=1, pca_dim=8)
+    engine.flush()
+    assert engine.check().is_clean, engine.check().problems

@@ -17,6 +17,7 @@ from centroidkv.errors import (
     ContextTooLong,
     MissingExtra,
     ModelError,
+    UnsupportedChain,
 )
 
 
@@ -61,6 +62,7 @@ def examples() -> list[CentroidKVError]:
         CacheFull(needed_bytes=12345, budget_bytes=1000),
         ContextTooLong(prompt_tokens=5000, context_tokens=4096),
         MissingExtra("gguf", command="pip install gguf"),
+        UnsupportedChain("a graph", instead="accelerate its chains"),
     ]
 
 
@@ -92,6 +94,12 @@ def test_a_missing_extra_has_the_line_that_installs_it() -> None:
     assert str(MissingExtra("gguf", command="pip install gguf")) == (
         "gguf is not installed; run: pip install gguf"
     )
+
+
+def test_an_unsupported_chain_names_the_part_and_what_to_do() -> None:
+    error = UnsupportedChain("a graph", instead="accelerate its chains")
+    assert (error.part, error.instead) == ("a graph", "accelerate its chains")
+    assert str(error) == "a graph; accelerate its chains"
 
 
 @pytest.mark.parametrize("error", examples(), ids=lambda e: type(e).__name__)

@@ -1,20 +1,22 @@
 """A LangChain chat model that answers through an engine."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, SecretStr
 
-from centroidkv.errors import ConfigError
 from centroidkv.iteration import iterate
 from centroidkv.langchain.messages import as_turns
-from centroidkv.langchain.settings import ModelSettings, answer_info
+from centroidkv.langchain.settings import ModelSettings, RunManager, answer_info
+from centroidkv.langchain.tools import ToolOffer, as_chunks, as_fields, offer_tools
 from centroidkv.types import Chunk, Completion
 
 __all__ = ["ChatCentroidKV"]
@@ -33,10 +35,9 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    # Accepted for the sake of LangChain's standard constructor: a local model asks for no key, has
-    # no connection to time out, and its errors do not pass by trying again.
+    # Accepted for the sake of LangChain's standard constructor: a local model asks for no key, and
+    # its errors do not pass by trying again.
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
-    timeout: float | None = None
     max_retries: int = 0
     streaming: bool = False
 
@@ -64,35 +65,80 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
-        if tools:
-            raise ConfigError("tools cannot be counted: the model's chat template knows none")
-        return len(self.kv.model.encode(as_turns(messages)))
+        schemas = [convert_to_openai_tool(tool) for tool in tools or []]
+        return len(self.kv.model.encode(as_turns(messages), tools=schemas))
 
-    def bind_tools(self, tools: Sequence[Any], **_: Any) -> Runnable[Any, AIMessage]:
-        """Refuse tools, which this version cannot render.
+    def bind_tools(
+        self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any
+    ) -> Runnable[Any, AIMessage]:
+        """Offer tools to the model, which answers with text or with calls.
+
+        Args:
+            tools: What LangChain turns into a schema: functions, pydantic classes, tools, dicts.
+            tool_choice: `auto` (default), `any`, `none`, or a tool's name. A forced call begins
+                as the chat template writes one; its arguments are the model's own.
+            **kwargs: Arguments of every call.
 
         Raises:
-            ConfigError: Always.
+            ConfigError: The chat template knows no tools, or `tool_choice` names none of them.
         """
-        raise ConfigError(
-            f"{len(tools)} tools cannot be bound: this version renders no tools into the chat "
-            "template; put what the model needs into the prompt"
-        )
-
-    # As with the text model, nothing may come from or go to an answer cache while warming.
+        schemas = [convert_to_openai_tool(tool) for tool in tools]
+        offer_tools(schemas, tool_choice, self.kv.model.tool_format)
+        return super().bind(tools=schemas, tool_choice=tool_choice, **kwargs)
 
     def generate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
-        if self.kv.is_warming and self.cache is not False:
-            return self.model_copy(update={"cache": False}).generate(messages, *args, **kwargs)
-        return super().generate(messages, *args, **kwargs)
+        model, rest = self.settled(kwargs.get("metadata"), kwargs)
+        return BaseChatModel.generate(model.uncached_while_warming(), messages, *args, **rest)
 
     async def agenerate(
         self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any
     ) -> LLMResult:
-        if self.kv.is_warming and self.cache is not False:
-            uncached = self.model_copy(update={"cache": False})
-            return await uncached.agenerate(messages, *args, **kwargs)
-        return await super().agenerate(messages, *args, **kwargs)
+        model, rest = self.settled(kwargs.get("metadata"), kwargs)
+        if self.kv.is_warming:
+            # LangChain's own takes what ends a warming run for an answer; nothing else than the
+            # model itself has to see that call.
+            model = model.uncached_while_warming()
+            return await asyncio.to_thread(BaseChatModel.generate, model, messages, *args, **rest)
+        return await BaseChatModel.agenerate(model, messages, *args, **rest)
+
+    # A chat model's stream is not told of its run, so what the config says goes along.
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        return super().stream(input, config, **self.told(config, kwargs))
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        async for chunk in super().astream(input, config, **self.told(config, kwargs)):
+            yield chunk
+
+    def _chunks(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        run_manager: RunManager,
+        options: dict[str, Any],
+    ) -> tuple[Iterator[Chunk], ToolOffer | None]:
+        """Start an answer; return its chunks and the tools it may call."""
+        tools, choice = options.pop("tools", None), options.pop("tool_choice", None)
+        schemas = [convert_to_openai_tool(tool) for tool in tools or []]
+        offer = offer_tools(schemas, choice, self.kv.model.tool_format)
+        turns = as_turns(messages)
+        if offer is None:
+            return self.chunks(turns, stop, run_manager, options), None
+        stop = [*(stop if stop is not None else self.stop or []), *offer.stop]
+        chunks = self.chunks(
+            turns, stop, run_manager, options, tools=offer.tools, answer_start=offer.start
+        )
+        return offer.held_back(chunks), offer
 
     def _generate(
         self,
@@ -101,8 +147,9 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        chunks = list(self.chunks(as_turns(messages), stop, run_manager, kwargs))
-        return _result(chunks[-1])
+        chunks, offer = self._chunks(messages, stop, run_manager, kwargs)
+        *_, last = chunks
+        return _result(last, offer)
 
     async def _agenerate(
         self,
@@ -111,9 +158,9 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        stream = iterate(self.chunks(as_turns(messages), stop, run_manager, kwargs))
-        chunks = [chunk async for chunk in stream]
-        return _result(chunks[-1])
+        chunks, offer = self._chunks(messages, stop, run_manager, kwargs)
+        *_, last = [chunk async for chunk in iterate(chunks)]
+        return _result(last, offer)
 
     def _stream(
         self,
@@ -122,8 +169,9 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        for chunk in self.chunks(as_turns(messages), stop, run_manager, kwargs):
-            out = _message_chunk(chunk)
+        chunks, offer = self._chunks(messages, stop, run_manager, kwargs)
+        for chunk in chunks:
+            out = _message_chunk(chunk, offer)
             if run_manager is not None and chunk.text:
                 run_manager.on_llm_new_token(chunk.text, chunk=out)
             yield out
@@ -135,8 +183,9 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in iterate(self.chunks(as_turns(messages), stop, run_manager, kwargs)):
-            out = _message_chunk(chunk)
+        chunks, offer = self._chunks(messages, stop, run_manager, kwargs)
+        async for chunk in iterate(chunks):
+            out = _message_chunk(chunk, offer)
             if run_manager is not None and chunk.text:
                 await run_manager.on_llm_new_token(chunk.text, chunk=out)
             yield out
@@ -158,24 +207,27 @@ def _metadata(completion: Completion) -> dict[str, Any]:
     return {"model_provider": "centroidkv", "model_name": "centroidkv", **answer_info(completion)}
 
 
-def _result(last: Chunk) -> ChatResult:
+def _result(last: Chunk, offer: ToolOffer | None) -> ChatResult:
     completion = last.completion
     assert completion is not None
+    said = as_fields(offer.read(completion.text)) if offer else {"content": completion.text}
     message = AIMessage(
-        content=completion.text,
+        **said,
         usage_metadata=_usage(completion),
         response_metadata=_metadata(completion),
     )
     return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-def _message_chunk(chunk: Chunk) -> ChatGenerationChunk:
-    if chunk.completion is None:
+def _message_chunk(chunk: Chunk, offer: ToolOffer | None) -> ChatGenerationChunk:
+    completion = chunk.completion
+    if completion is None:
         return ChatGenerationChunk(message=AIMessageChunk(content=chunk.text))
     message = AIMessageChunk(
         content=chunk.text,
-        usage_metadata=_usage(chunk.completion),
-        response_metadata=_metadata(chunk.completion),
+        tool_call_chunks=as_chunks(offer.read(completion.text)) if offer else [],
+        usage_metadata=_usage(completion),
+        response_metadata=_metadata(completion),
         chunk_position="last",
     )
     return ChatGenerationChunk(message=message)

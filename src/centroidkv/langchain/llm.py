@@ -6,6 +6,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import Runnable
 from pydantic import ConfigDict
 
 from centroidkv.iteration import iterate
@@ -44,19 +45,19 @@ class CentroidKVLLM(ModelSettings, BaseLLM):
     def get_token_ids(self, text: str) -> list[int]:
         return list(self.kv.model.encode(text, chat_template=False).token_ids)
 
-    # While an engine warms itself through a chain, no answer may come from or go to an answer
-    # cache, whatever the chain's settings are.
-
     def generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
-        if self.kv.is_warming and self.cache is not False:
-            return self.model_copy(update={"cache": False}).generate(prompts, *args, **kwargs)
-        return super().generate(prompts, *args, **kwargs)
+        model, rest = self.settled(kwargs.get("metadata"), kwargs)
+        return BaseLLM.generate(model.uncached_while_warming(), prompts, *args, **rest)
 
     async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
-        if self.kv.is_warming and self.cache is not False:
-            uncached = self.model_copy(update={"cache": False})
-            return await uncached.agenerate(prompts, *args, **kwargs)
-        return await super().agenerate(prompts, *args, **kwargs)
+        model, rest = self.settled(kwargs.get("metadata"), kwargs)
+        return await BaseLLM.agenerate(model.uncached_while_warming(), prompts, *args, **rest)
+
+    # A batch is as many requests: each has its own question, tenant and failure. What LangChain
+    # does for text models hides all configs but the first from the model.
+
+    batch = Runnable.batch
+    abatch = Runnable.abatch
 
     def _generate(
         self,
@@ -66,6 +67,7 @@ class CentroidKVLLM(ModelSettings, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         done: list[Completion] = []
+        run_manager = run_manager if len(prompts) == 1 else None
         for prompt in prompts:
             stream = self._chunks(prompt, stop, run_manager, kwargs)
             done += [c.completion for c in stream if c.completion is not None]
@@ -79,6 +81,7 @@ class CentroidKVLLM(ModelSettings, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         done: list[Completion] = []
+        run_manager = run_manager if len(prompts) == 1 else None
         for prompt in prompts:
             stream = iterate(self._chunks(prompt, stop, run_manager, kwargs))
             done += [c.completion async for c in stream if c.completion is not None]

@@ -12,6 +12,8 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
 from centroidkv.engine import Engine
+from centroidkv.errors import ConfigError
+from centroidkv.langchain.settings import TENANT_KEY
 from centroidkv.retrieval import as_passage
 from centroidkv.types import Route
 
@@ -22,7 +24,8 @@ class CentroidKVRetriever(BaseRetriever):
     """Wraps any retriever; what it finds is kept, behind the cluster's pinned passages.
 
     A question outside every cluster gets exactly what the base retriever finds. Further
-    arguments of `invoke`, such as `k`, go to the base retriever.
+    arguments of `invoke`, such as `k`, go to the base retriever. A tenant named in the config's
+    metadata (`centroidkv_tenant`) is routed by that tenant's plan.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -33,28 +36,39 @@ class CentroidKVRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        route = self.engine.route(query)
+        engine = self._engine_of(run_manager)
+        route = engine.route(query)
         found: list[Document] = []
-        if not self.engine.is_warming:
+        if not engine.is_warming:
             found = self.base.invoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
-        return self._composed(route, found)
+        return _composed(engine, route, found)
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        route = await asyncio.to_thread(self.engine.route, query)
+        engine = self._engine_of(run_manager)
+        route = await asyncio.to_thread(engine.route, query)
         found: list[Document] = []
-        if not self.engine.is_warming:
+        if not engine.is_warming:
             callbacks = run_manager.get_child()
             found = await self.base.ainvoke(query, {"callbacks": callbacks}, **kwargs)
-        return self._composed(route, found)
+        return _composed(engine, route, found)
 
-    def _composed(self, route: Route, found: list[Document]) -> list[Document]:
-        known: dict[str, Document] = {}
-        for document in found:
-            known.setdefault(as_passage(document).text, document)
-        passages = self.engine.compose(route, [as_passage(d) for d in known.values()])
-        return [
-            known.get(p.text) or Document(page_content=p.text, metadata=dict(p.metadata))
-            for p in passages
-        ]
+    def _engine_of(
+        self, run_manager: CallbackManagerForRetrieverRun | AsyncCallbackManagerForRetrieverRun
+    ) -> Engine:
+        tenant = (run_manager.metadata or {}).get(TENANT_KEY)
+        return self.engine if tenant is None else self.engine.for_tenant(tenant)
+
+
+def _composed(engine: Engine, route: Route, found: list[Document]) -> list[Document]:
+    if not isinstance(found, list) or not all(isinstance(d, Document) for d in found):
+        raise ConfigError(f"the retriever returned {found!r:.80}; expected a list of documents")
+    known: dict[str, Document] = {}
+    for document in found:
+        known.setdefault(as_passage(document).text, document)
+    passages = engine.compose(route, [as_passage(d) for d in known.values()])
+    return [
+        known.get(p.text) or Document(page_content=p.text, metadata=dict(p.metadata))
+        for p in passages
+    ]

@@ -1,19 +1,27 @@
 """What the LangChain models have in common: their settings and the way to the engine."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.runnables import RunnableConfig, ensure_config
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from centroidkv.config import Sampling, SamplingOptions
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
+from centroidkv.request import require_served
 from centroidkv.types import Chunk, Completion, Message, Reuse
 
 QUESTION_KEY = "centroidkv_question"
-_PER_CALL = {"max_tokens", "temperature", "top_p", "seed", "question", "reuse"}
+TENANT_KEY = "centroidkv_tenant"
+_SETTINGS = {"max_tokens", "temperature", "top_p", "seed", "timeout", "reuse"}
+_PER_CALL = _SETTINGS | {"question", "tenant"}
 
-__all__ = ["QUESTION_KEY", "ModelSettings", "answer_info"]
+RunManager: TypeAlias = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None
+
+__all__ = ["QUESTION_KEY", "TENANT_KEY", "ModelSettings", "RunManager", "answer_info"]
 
 
 class ModelSettings(BaseModel):
@@ -34,12 +42,19 @@ class ModelSettings(BaseModel):
     top_p: float = 1.0
     seed: int | None = None
     stop: list[str] | None = None
-    reuse: Reuse = "exact"
+    timeout: float | None = None
+    reuse: Reuse | None = None
     _owned: Engine | None = PrivateAttr(default=None)
+
+    if TYPE_CHECKING:
+        cache: BaseCache | bool | None  # LangChain's own field
 
     @model_validator(mode="after")
     def _open_engine(self) -> Self:
         name = type(self).__name__
+        Sampling.of(self.sampling())
+        if self.reuse is not None:
+            require_served(self.reuse)
         if self.engine is None:
             if not self.store:
                 raise ConfigError(f"{name} needs engine=..., or model=... and store=...")
@@ -65,39 +80,94 @@ class ModelSettings(BaseModel):
             "top_p": self.top_p,
             "seed": self.seed,
             "stop": self.stop,
+            "reuse": self.reuse or self.kv.config.reuse,
+            "template_date": self.kv.config.template_date,
+            "tenant": self.kv.config.tenant,
         }
 
     def chunks(
         self,
         prompt: str | Sequence[Message],
         stop: list[str] | None,
-        run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
+        run_manager: RunManager,
         options: Mapping[str, Any],
-        *,
-        chat_template: bool = True,
+        **rendering: Any,
     ) -> Iterator[Chunk]:
         """Start an answer; per-call arguments go before the constructor's.
 
+        Args:
+            prompt: Text or messages.
+            stop: Replaces the constructor's.
+            run_manager: Its metadata may name question and tenant.
+            options: The arguments of the call.
+            **rendering: What `Engine.stream` takes to render the prompt.
+
         Raises:
-            ConfigError: An argument is unknown.
+            ConfigError: An argument is unknown or out of range.
         """
         unknown = sorted(set(options) - _PER_CALL)
         if unknown:
             known = ", ".join(sorted(_PER_CALL))
             raise ConfigError(f"unknown argument {', '.join(unknown)}; per call known: {known}")
         metadata = (run_manager.metadata if run_manager else None) or {}
-        max_tokens = options.get("max_tokens", self.max_tokens)
-        return self.kv.stream(
+        model, rest = self.settled(metadata, options)
+        return model.kv.stream(
             prompt,
-            question=options.get("question") or metadata.get(QUESTION_KEY),
-            reuse=options.get("reuse", self.reuse),
-            chat_template=chat_template,
-            max_tokens=256 if max_tokens is None else max_tokens,
-            temperature=options.get("temperature", self.temperature) or 0.0,
-            top_p=options.get("top_p", self.top_p),
-            seed=options.get("seed", self.seed),
+            question=rest.get("question") or metadata.get(QUESTION_KEY),
+            reuse=model.reuse,
+            **model.sampling(stop),
+            **rendering,
+        )
+
+    def sampling(self, stop: list[str] | None = None) -> SamplingOptions:
+        """Return how an answer is decoded; `stop` goes before the model's own."""
+        return SamplingOptions(
+            max_tokens=256 if self.max_tokens is None else self.max_tokens,
+            temperature=0.0 if self.temperature is None else self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            timeout_s=self.timeout,
             stop=stop if stop is not None else (self.stop or []),
         )
+
+    def settled(self, metadata: Any, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """Return a copy with a request's settings as its own, and the arguments that are left.
+
+        LangChain keys its answer caches by the model's fields, and for text models by nothing
+        else. Only so does no request get the answer to one with other settings, and no tenant
+        that of another.
+
+        Raises:
+            ConfigError: The requests of one batch belong to several tenants.
+        """
+        rows = metadata if isinstance(metadata, list) else [metadata]
+        tenants = {(row or {}).get(TENANT_KEY) for row in rows}
+        if len(tenants) > 1:
+            raise ConfigError(f"one call of generate serves one {TENANT_KEY}, not several")
+        changed = {name: options[name] for name in _SETTINGS & set(options)}
+        tenant = options.get("tenant", next(iter(tenants)))
+        if tenant is not None:
+            changed["engine"] = self.kv.for_tenant(tenant)
+        rest = {k: v for k, v in options.items() if k not in _SETTINGS and k != "tenant"}
+        return (self.model_copy(update=changed) if changed else self), rest
+
+    def uncached_while_warming(self) -> Self:
+        """Return this model, while an engine warms itself one without an answer cache.
+
+        Nothing may come from or go to a cache then, whatever the chain's settings are.
+        """
+        if self.kv.is_warming and self.cache is not False:
+            return self.model_copy(update={"cache": False})
+        return self
+
+    def told(self, config: RunnableConfig | None, options: dict[str, Any]) -> dict[str, Any]:
+        """Add to a call's arguments what the metadata of its config says."""
+        metadata = ensure_config(config).get("metadata") or {}
+        said = {
+            "question": metadata.get(QUESTION_KEY),
+            "tenant": metadata.get(TENANT_KEY),
+        }
+        return {**{k: v for k, v in said.items() if v is not None}, **options}
 
 
 def answer_info(completion: Completion) -> dict[str, Any]:

@@ -22,12 +22,23 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
+from centroidkv.config import Sampling, SamplingOptions
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
 from centroidkv.iteration import iterate
+from centroidkv.request import require_served
 from centroidkv.types import Chunk, Completion, Message, Reuse
 
-_PER_CALL = {"max_tokens", "temperature", "top_p", "seed", "stop", "reuse", "question"}
+_SETTINGS = {"max_tokens", "temperature", "top_p", "seed", "stop", "timeout", "reuse"}
+_PER_CALL = _SETTINGS | {"question", "tenant"}
+
+# What other vendors call the roles that chat templates know.
+_ROLES = {
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.FUNCTION: "tool",
+}
 
 # The question of the `predict` family, which knows it by name, on its way to the model call.
 _question: ContextVar[str | None] = ContextVar("centroidkv_question", default=None)
@@ -57,11 +68,15 @@ class CentroidKVLLM(CustomLLM):
     top_p: float = 1.0
     seed: int | None = None
     stop: list[str] | None = None
-    reuse: Reuse = "exact"
+    timeout: float | None = None
+    reuse: Reuse | None = None
     _owned: Engine | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _open_engine(self) -> Self:
+        Sampling.of(self.sampling())
+        if self.reuse is not None:
+            require_served(self.reuse)
         if self.engine is None:
             if not self.store:
                 raise ConfigError("CentroidKVLLM needs engine=..., or model=... and store=...")
@@ -184,15 +199,26 @@ class CentroidKVLLM(CustomLLM):
         if unknown:
             known = ", ".join(sorted(_PER_CALL))
             raise ConfigError(f"unknown argument {', '.join(unknown)}; per call known: {known}")
-        return self.kv.stream(
+        changed = {name: options[name] for name in _SETTINGS & set(options)}
+        model = self.model_copy(update=changed)
+        tenant = options.get("tenant")
+        engine = self.kv if tenant is None else self.kv.for_tenant(tenant)
+        return engine.stream(
             prompt,
             question=options.get("question") or _question.get(),
-            reuse=options.get("reuse", self.reuse),
-            max_tokens=options.get("max_tokens", self.max_tokens),
-            temperature=options.get("temperature", self.temperature),
-            top_p=options.get("top_p", self.top_p),
-            seed=options.get("seed", self.seed),
-            stop=options.get("stop", self.stop) or [],
+            reuse=model.reuse,
+            **model.sampling(),
+        )
+
+    def sampling(self) -> SamplingOptions:
+        """Return how an answer is decoded."""
+        return SamplingOptions(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            stop=self.stop or [],
+            timeout_s=self.timeout,
         )
 
 
@@ -210,7 +236,7 @@ def _turns(messages: Sequence[ChatMessage]) -> list[Message]:
     """Turn chat messages into (role, text).
 
     Raises:
-        ConfigError: There are none, or one holds something else than text.
+        ConfigError: There are none, all are system messages, or one holds more than text.
     """
     if not messages:
         raise ConfigError("messages is empty; send at least one user message")
@@ -221,7 +247,10 @@ def _turns(messages: Sequence[ChatMessage]) -> list[Message]:
             raise ConfigError(
                 f"messages[{number}] holds {', '.join(sorted(kinds))}; this model reads text"
             )
-        turns.append(Message(message.role.value, message.content or ""))
+        role = _ROLES.get(message.role, message.role.value)
+        turns.append(Message(role, message.content or ""))
+    if all(turn.role == "system" for turn in turns):
+        raise ConfigError("messages has only system messages; add the user message to answer")
     return turns
 
 

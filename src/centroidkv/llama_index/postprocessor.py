@@ -4,11 +4,11 @@ from typing import Literal
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from centroidkv.engine import Engine
+from centroidkv.llama_index.nodes import as_node
 from centroidkv.retrieval import as_passage
-from centroidkv.types import Passage
 
 __all__ = ["CentroidKVPostprocessor"]
 
@@ -40,13 +40,17 @@ class CentroidKVPostprocessor(BaseNodePostprocessor):
         for node in nodes:
             found.setdefault(as_passage(node).text, node)
         passages = self.engine.compose(route, [as_passage(n) for n in found.values()])
+        pins = {p.text for p in self.engine.pinned(route)}
         best = max((n.score for n in nodes if n.score is not None), default=1.0)
-        composed = [found.get(p.text) or _pinned(p, best) for p in passages]
+        composed = [
+            _scored(found.get(p.text) or as_node(p), best) if p.text in pins else found[p.text]
+            for p in passages
+        ]
         if self.order == "base_first" and not self.engine.is_warming:
             return [*found.values(), *(n for n in composed if as_passage(n).text not in found)]
         return composed
 
 
-def _pinned(passage: Passage, score: float) -> NodeWithScore:
-    node = TextNode(text=passage.text, id_=passage.id, metadata=dict(passage.metadata))
-    return NodeWithScore(node=node, score=score)
+def _scored(node: NodeWithScore, best: float) -> NodeWithScore:
+    """Give a pin the best score, so that no cutoff takes one: fewer pins are another prompt."""
+    return NodeWithScore(node=node.node, score=best)

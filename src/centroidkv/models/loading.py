@@ -6,6 +6,7 @@ their KV, and a model that was trained on does not meet the KV of what it was be
 
 import hashlib
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from centroidkv.files import user_cache_folder
 from centroidkv.fingerprint import fingerprint, folder_digest
 from centroidkv.models.attention import use_shared_kv_heads
 from centroidkv.models.bundled import PREFIX, bundled_folder
+from centroidkv.models.rendering import TEMPLATE_DATE
 from centroidkv.models.transformers_model import TransformersModel, require_fast
 
 _SHAPING = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
@@ -32,6 +34,7 @@ def load_model(
     device: str | None = None,
     dtype: str | None = None,
     arena_budget_bytes: int = 256 << 20,
+    today: date | None = TEMPLATE_DATE,
 ) -> TransformersModel:
     """Load a model by name or path.
 
@@ -40,6 +43,7 @@ def load_model(
         device: Where it runs; CUDA when there is one, else the CPU.
         dtype: A torch dtype's name; float32 on the CPU, else what the model was saved in.
         arena_budget_bytes: Memory that may be kept for arenas not in use.
+        today: What chat templates that print the date print; None for the real date.
 
     Raises:
         ModelNotFound: There is no such model.
@@ -58,15 +62,19 @@ def load_model(
     use_shared_kv_heads(model)
     if (Path(folder) / "adapter_config.json").exists():
         # The adapter's folder does not hold the weights it adapts.
-        return wrap_model(model, tokenizer, arena_budget_bytes=arena_budget_bytes)
+        return wrap_model(model, tokenizer, arena_budget_bytes=arena_budget_bytes, today=today)
     digest = fingerprint(_files_digest(folder, options), *_runtime(model))
     return TransformersModel(
-        model, tokenizer, fingerprint=digest, arena_budget_bytes=arena_budget_bytes
+        model, tokenizer, fingerprint=digest, arena_budget_bytes=arena_budget_bytes, today=today
     )
 
 
 def wrap_model(
-    model: PreTrainedModel, tokenizer: Any, *, arena_budget_bytes: int = 256 << 20
+    model: PreTrainedModel,
+    tokenizer: Any,
+    *,
+    arena_budget_bytes: int = 256 << 20,
+    today: date | None = TEMPLATE_DATE,
 ) -> TransformersModel:
     """Use a model and tokenizer that are loaded already; nothing about them is changed.
 
@@ -96,7 +104,7 @@ def wrap_model(
     ]
     digest = fingerprint(*parts, *_runtime(model))
     return TransformersModel(
-        model, tokenizer, fingerprint=digest, arena_budget_bytes=arena_budget_bytes
+        model, tokenizer, fingerprint=digest, arena_budget_bytes=arena_budget_bytes, today=today
     )
 
 

@@ -3,6 +3,7 @@
 import inspect
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from centroidkv.config import Sampling
-from centroidkv.errors import ContextTooLong, ModelError, UnsupportedModel
+from centroidkv.errors import ContextTooLong, UnsupportedModel
 from centroidkv.models.arena import Arena, ArenaPool, kv_shape
+from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
+from centroidkv.tool_calls import Tool, ToolFormat
 from centroidkv.types import KVBlock, Message, Prompt, Token, valid_text
 
 # One forward per this many prompt tokens: bounds the memory of long prompts.
@@ -29,6 +32,7 @@ class TransformersModel:
         tokenizer: Its fast tokenizer.
         fingerprint: SHA-256 over weights, config, tokenizer, template and dtype.
         arena_budget_bytes: Memory that may be kept for arenas not in use.
+        today: What chat templates that print the date print; None for the real date.
     """
 
     def __init__(
@@ -38,12 +42,14 @@ class TransformersModel:
         *,
         fingerprint: str,
         arena_budget_bytes: int = 256 << 20,
+        today: date | None = TEMPLATE_DATE,
     ) -> None:
         require_fast(tokenizer)
         model.train(mode=False)
         self.model = model
         self.tokenizer = tokenizer
         self.shape = kv_shape(model)
+        self._renderer = ChatRenderer(tokenizer, today=today)
         self._fingerprint = fingerprint
         self._arenas = ArenaPool(self.shape, budget_bytes=arena_budget_bytes)
         self._lock = threading.Lock()
@@ -63,42 +69,33 @@ class TransformersModel:
 
     # text and tokens
 
-    def encode(self, prompt: str | Sequence[Message], *, chat_template: bool = True) -> Prompt:
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        return self._renderer.tool_format
+
+    def encode(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        chat_template: bool = True,
+        tools: Sequence[Tool] = (),
+        answer_start: str = "",
+    ) -> Prompt:
         """Render and tokenize; plain text becomes one user message unless `chat_template` is off.
 
         The template is rendered to text once and tokenized without special tokens, so a BOS
         that the template writes stays the only one.
 
         Raises:
-            ModelError: Messages were given, but the tokenizer has no chat template, or the
-                template refuses them.
+            ModelError: Messages or tools were given, but the tokenizer has no chat template for
+                them, or the template refuses them.
         """
         if isinstance(prompt, str):
-            if not chat_template or not self.tokenizer.chat_template:
-                return self._tokenize(prompt, add_special_tokens=True)
+            if not tools and (not chat_template or not self.tokenizer.chat_template):
+                return self._tokenize(prompt + answer_start, add_special_tokens=True)
             prompt = [Message("user", prompt)]
-        if not self.tokenizer.chat_template:
-            raise ModelError("the tokenizer has no chat template; send plain text instead")
-        turns = [Message(m.role, valid_text(m.content)) for m in prompt]
-        try:
-            text = self._render(turns)
-        except ModelError:
-            merged = _merged(turns)
-            if len(merged) == len(turns):
-                raise
-            text = self._render(merged)
-        return self._tokenize(text, add_special_tokens=False)
-
-    def _render(self, turns: Sequence[Message]) -> str:
-        given = [{"role": m.role, "content": m.content} for m in turns]
-        try:
-            text = self.tokenizer.apply_chat_template(
-                given, add_generation_prompt=True, tokenize=False
-            )
-        except Exception as error:
-            # Jinja raises what the template's author chose; it is the message that matters.
-            raise ModelError(f"the chat template refuses these messages: {error}") from error
-        return str(text)
+        text = self._renderer.render(prompt, tools)
+        return self._tokenize(text + answer_start, add_special_tokens=False)
 
     def _tokenize(self, text: str, *, add_special_tokens: bool) -> Prompt:
         text = valid_text(text)
@@ -190,17 +187,6 @@ class _ArenaSequence:
         if self._arena is not None:
             self._pool.give(self._arena)
             self._arena = None
-
-
-def _merged(turns: Sequence[Message]) -> list[Message]:
-    """Join consecutive turns of one role, which some templates refuse."""
-    merged: list[Message] = []
-    for turn in turns:
-        if merged and merged[-1].role == turn.role:
-            merged[-1] = Message(turn.role, f"{merged[-1].content}\n\n{turn.content}")
-        else:
-            merged.append(turn)
-    return merged
 
 
 def require_fast(tokenizer: PreTrainedTokenizerBase) -> None:

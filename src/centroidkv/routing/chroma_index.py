@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from centroidkv.types import Cluster, FloatArray
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["ChromaIndex", "embedded_faults", "open_embedded", "open_server"]
+__all__ = ["ChromaIndex", "EmbeddedChroma", "embedded_faults", "open_server"]
 
 BATCH = 1000
 
@@ -46,7 +47,6 @@ class ChromaIndex:
     """
 
     def __init__(self, client: Any, plan: Plan, release: Callable[[], None]) -> None:
-        self._client = client
         self._release = release
         with _translated():
             self._collection = client.get_or_create_collection(
@@ -96,10 +96,7 @@ class ChromaIndex:
         return problems + ([f"chroma: {extra} centroids belong to no cluster"] if extra else [])
 
     def close(self) -> None:
-        try:
-            with _translated():
-                self._client.close()
-        finally:
+        with _translated():
             self._release()
 
 
@@ -107,13 +104,13 @@ def open_server(url: str, plan: Plan) -> ChromaIndex:
     """Use a Chroma server that several processes share."""
     address = urlparse(url)
     with _translated():
-        client = chromadb.HttpClient(
+        client: Any = chromadb.HttpClient(
             host=address.hostname or "localhost",
             port=address.port or (443 if address.scheme == "https" else 8000),
             ssl=address.scheme == "https",
             settings=_settings(),
         )
-    return ChromaIndex(client, plan, lambda: None)
+    return ChromaIndex(client, plan, client.close)
 
 
 def embedded_faults(folder: Path) -> list[str]:
@@ -131,28 +128,69 @@ def embedded_faults(folder: Path) -> list[str]:
     return []
 
 
-def open_embedded(folder: Path, plan: Plan, *, quarantine: Path) -> ChromaIndex:
-    """Open or rebuild the Chroma folder of a store.
+class EmbeddedChroma:
+    """The Chroma folder of a store: one client for all plans in use, sealed behind the last."""
 
-    Raises:
-        IndexUnavailable: Another process has it open, or Chroma refuses.
-    """
-    lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise IndexUnavailable(
-            f"{folder} is in use by another process; it routes from the plan in memory here. "
-            "To share one index, run a Chroma server and give chroma='http://...'"
-        ) from error
-    try:
-        _prepare(folder, quarantine)
-        with _translated():
-            client = chromadb.PersistentClient(path=str(folder), settings=_settings())
-        return ChromaIndex(client, plan, lambda: _seal(folder, lock))
-    except BaseException:
-        lock.release()
-        raise
+    def __init__(self, folder: Path, *, quarantine: Path) -> None:
+        self._folder = folder
+        self._quarantine = quarantine
+        self._file_lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._num_users = 0
+        self._is_sound = True
+
+    def open(self, plan: Plan) -> ChromaIndex:
+        """Open the index of a plan; the folder is opened, or rebuilt, for the first one.
+
+        Raises:
+            IndexUnavailable: Another process has the folder open, or Chroma refuses.
+        """
+        with self._lock:
+            if self._num_users == 0:
+                self._open_folder()
+            self._num_users += 1
+        try:
+            return ChromaIndex(self._client, plan, self._leave)
+        except BaseException:
+            # Not sealed behind this, so the next one to open it makes it anew.
+            self._is_sound = False
+            self._leave()
+            raise
+
+    def _open_folder(self) -> None:
+        try:
+            self._file_lock.acquire(timeout=0)
+        except Timeout as error:
+            raise IndexUnavailable(
+                f"{self._folder} is in use by another process; it routes from the plan in memory "
+                "here. To share one index, run a Chroma server and give chroma='http://...'"
+            ) from error
+        self._is_sound = True
+        try:
+            _prepare(self._folder, self._quarantine)
+            with _translated():
+                self._client = chromadb.PersistentClient(
+                    path=str(self._folder), settings=_settings()
+                )
+        except BaseException:
+            self._file_lock.release()
+            raise
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._num_users -= 1
+            if self._num_users:
+                return
+            client, self._client = self._client, None
+            try:
+                client.close()
+                if self._is_sound:
+                    write_atomic(
+                        self._folder.with_name("chroma.digest"), _digest(self._folder).encode()
+                    )
+            finally:
+                self._file_lock.release()
 
 
 def _prepare(folder: Path, quarantine: Path) -> None:
@@ -169,11 +207,6 @@ def _prepare(folder: Path, quarantine: Path) -> None:
             os.replace(folder, quarantine / "chroma")
     seal.unlink(missing_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
-
-
-def _seal(folder: Path, lock: FileLock) -> None:
-    write_atomic(folder.with_name("chroma.digest"), _digest(folder).encode())
-    lock.release()
 
 
 def _digest(folder: Path) -> str:

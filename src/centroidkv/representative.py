@@ -1,0 +1,123 @@
+"""The source paper's Algorithm 1: serving a question with what another one left.
+
+Here similarity decides, so the answer may be another question's. It is opt-in, its usage says
+`approximate` and names the representative, and nothing of it is written where exact KV is
+looked up: a representative's KV is that of its own prompt, stored under its own token ids.
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from centroidkv.answers import Answer, AnswerStore
+from centroidkv.config import EngineConfig, Sampling
+from centroidkv.errors import StoreError
+from centroidkv.fingerprint import fingerprint
+from centroidkv.kv.blocks import block_id, namespace_id
+from centroidkv.outcome import Layout
+from centroidkv.routing.router import Router
+from centroidkv.store import Store
+from centroidkv.types import Prompt, Record, Route
+
+_log = logging.getLogger("centroidkv")
+
+__all__ = ["Representatives", "StandIn"]
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """What a cluster's representative left: its question, its prompt's tokens and its answer."""
+
+    question: str
+    prompt_ids: tuple[int, ...]
+    answer: str
+    answer_ids: tuple[int, ...]
+    finish_reason: str
+
+
+class Representatives:
+    """The map M of Algorithm 1: from a cluster of the plan in force to its representative.
+
+    Entries belong to one model, tenant and plan, and to one head of the prompt, so that several
+    chains on one engine do not meet. They live in the answer store.
+    """
+
+    def __init__(self, store: Store, router: Router, namespace: str) -> None:
+        self.config: EngineConfig = store.config
+        self._store = store
+        self._router = router
+        self._namespace = namespace
+        self._answers: AnswerStore | None = None
+        self.num_kept = 0
+
+    def route(self, question: str, record: Record | None) -> Route:
+        """Return the route noted by a retriever wrapper, or route the question (steps 1 to 3)."""
+        return record.route if record is not None else self._router.route(question)
+
+    def find(self, route: Route, key: str) -> StandIn | None:
+        """Return the representative of the nearest cluster, if it has left something (step 4)."""
+        plan = self._router.plan
+        if self._store.read_only or plan is None or route.cluster is None:
+            return None
+        try:
+            found = self._kept().get(self._id(plan.id, route.cluster.id, key))
+        except StoreError as error:
+            _log.warning("the request goes on without a representative: %s", error)
+            return None
+        return _from_text(found.answer) if found is not None else None
+
+    def keep(self, route: Route, key: str, stand_in: StandIn) -> bool:
+        """Let a question stand for its cluster (step 5c: `M[j*] <- KV`)."""
+        plan = self._router.plan
+        if self._store.read_only or plan is None or route.cluster is None:
+            return False
+        answer = Answer(
+            self._id(plan.id, route.cluster.id, key),
+            stand_in.question,
+            json.dumps(asdict(stand_in), ensure_ascii=False),
+            0.0,
+        )
+        vector = np.asarray(route.embedding, np.float32)
+        try:
+            self._kept().put(answer, scope=plan.id, vector=vector)
+        except StoreError as error:
+            _log.warning("the representative could not be kept: %s", error)
+            return False
+        self.num_kept += 1
+        return True
+
+    def key(self, prompt: Prompt, where: Layout, sampling: Sampling) -> str:
+        """Return what an entry belongs to besides its cluster.
+
+        For stored answers that is how they were decoded, too.
+        """
+        head = block_id(self._namespace, prompt.token_ids[: where.head])
+        form = self.config.representative_form
+        return fingerprint(head, form, repr(sampling) if form == "answer" else "")
+
+    def close(self) -> None:
+        if self._answers is not None:
+            self._answers.close()
+
+    def _kept(self) -> AnswerStore:
+        if self._answers is None:
+            owner = namespace_id("representatives", self._namespace)
+            self._answers = AnswerStore(self._store.path, owner)
+        return self._answers
+
+    def _id(self, plan_id: str, cluster: int, key: str) -> str:
+        return fingerprint(plan_id, str(cluster), key)
+
+
+def _from_text(text: str) -> StandIn:
+    row: dict[str, Any] = json.loads(text)
+    return StandIn(
+        row["question"],
+        tuple(row["prompt_ids"]),
+        row["answer"],
+        tuple(row["answer_ids"]),
+        row["finish_reason"],
+    )

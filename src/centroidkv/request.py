@@ -1,0 +1,124 @@
+"""One request and its state on the way."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from centroidkv.config import Sampling, SamplingOptions
+from centroidkv.errors import ConfigError, GenerationTimeout, UnsupportedReuse
+from centroidkv.kv.blocks import Match
+from centroidkv.outcome import Layout
+from centroidkv.tool_calls import Tool
+from centroidkv.types import Message, Prompt, Reason, Record, Reuse
+
+_OWN = ("question", "reuse", "chat_template", "tools", "answer_start")
+
+__all__ = ["Request", "RequestOptions", "Run", "require_served", "user_text_of", "without"]
+
+
+class RequestOptions(SamplingOptions, total=False):
+    """What may be said of a request besides its prompt.
+
+    `question` is the question in it, if the caller knows; `reuse` a policy, None for the
+    engine's own; `chat_template` whether plain text is wrapped by the model's chat template;
+    `tools` schemas of functions the model may call; `answer_start` a text the answer must begin
+    with, which counts as part of the prompt.
+    """
+
+    question: str | None
+    reuse: Reuse | None
+    chat_template: bool
+    tools: Sequence[Tool]
+    answer_start: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of the model."""
+
+    prompt: str | Sequence[Message]
+    sampling: Sampling
+    question: str | None = None
+    reuse: Reuse = "exact"
+    chat_template: bool = True
+    tools: Sequence[Tool] = ()
+    answer_start: str = ""
+
+    @classmethod
+    def of(
+        cls, prompt: str | Sequence[Message], options: RequestOptions, *, reuse: Reuse
+    ) -> "Request":
+        """Make a request from keyword arguments; `reuse` is for those that name no policy.
+
+        Raises:
+            ConfigError: One is unknown or out of range.
+        """
+        given: dict[str, Any] = dict(options)
+        own = {name: given.pop(name) for name in _OWN if name in given}
+        own["reuse"] = own.get("reuse") or reuse
+        return cls(prompt, Sampling.of(given), **own)
+
+    def __post_init__(self) -> None:
+        require_served(self.reuse)
+        if self.question is not None and not isinstance(self.question, str):
+            raise ConfigError(f"question must be a text, not {self.question!r}")
+        if not self.prompt:
+            raise ConfigError("the prompt is empty; give a text or at least one message")
+
+
+def require_served(reuse: str) -> None:
+    """Refuse a reuse policy that is not served.
+
+    Raises:
+        UnsupportedReuse: It comes in a later version.
+        ConfigError: There is no such policy.
+    """
+    if reuse == "blend":
+        raise UnsupportedReuse(
+            "reuse='blend' is not served by this version; use 'exact', 'representative' or 'off'"
+        )
+    if reuse not in ("exact", "off", "representative"):
+        raise ConfigError(f"reuse must be 'exact', 'representative' or 'off', not {reuse!r}")
+
+
+@dataclass(slots=True)
+class Run:
+    """The state of one request on its way. One that does not learn leaves nothing behind."""
+
+    request: Request
+    begin: float
+    prompt: Prompt
+    record: Record | None
+    question: str
+    where: Layout
+    dropped_pins: int = 0
+    match: Match = field(default_factory=lambda: Match(()))
+    reused: int = 0
+    tier: Literal["memory", "disk", "none"] = "none"
+    problem: Reason | None = None
+    miss_reason: Reason | None = None
+    learns: bool = True
+    load_s: float = 0.0
+    prefill_s: float = 0.0
+    ttft_s: float = 0.0
+
+    def check_time(self, num_tokens: int) -> None:
+        """Raise `GenerationTimeout` when the request's time is up."""
+        limit = self.request.sampling.timeout_s
+        if limit is not None and time.perf_counter() - self.begin > limit:
+            raise GenerationTimeout(timeout_s=limit, num_tokens=num_tokens)
+
+
+def user_text_of(prompt: str | Sequence[Message]) -> str:
+    """Return the text a user's passages and question stand in."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(m.content for m in prompt)
+
+
+def without(prompt: str | Sequence[Message], text: str) -> str | Sequence[Message]:
+    """Return the prompt without the first occurrence of a text, in every message."""
+    if isinstance(prompt, str):
+        return prompt.replace(text, "", 1)
+    return [replace(m, content=m.content.replace(text, "", 1)) for m in prompt]

@@ -1,0 +1,44 @@
+"""The engines of one store's tenants: made on demand, one each, gone with the one that opened it.
+
+Knows nothing of engines but whether they are open and how to close them.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["Tenants"]
+
+
+class _Closable(Protocol):
+    @property
+    def is_closed(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+E = TypeVar("E", bound=_Closable)
+
+
+class Tenants(Generic[E]):
+    """Engines by tenant. `make` makes one that shares what `opener` has open."""
+
+    def __init__(self, name: str, opener: E, make: Callable[[str], E]) -> None:
+        self._opener = opener
+        self._make = make
+        self._engines = {name: opener}
+        self._lock = threading.Lock()
+
+    def of(self, tenant: str) -> E:
+        """Return a tenant's engine; one that was closed alone is made anew."""
+        with self._lock:
+            known = self._engines.get(tenant)
+            if known is None or known.is_closed:
+                known = self._engines[tenant] = self._make(tenant)
+            return known
+
+    def close(self, engine: E) -> None:
+        """Close all others when the one that opened the store closes."""
+        if engine is self._opener:
+            for other in self._engines.values():
+                other.close()
