@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 		--group test --group examples --group lint --group typing
 	touch $@
 
-demo: $(READY)  ## build a store and play 24 unseen questions three ways (a few minutes)
+demo: $(READY)  ## build a store and play 24 unseen questions four ways (a few minutes)
 	$(PY) examples/financial_chatbot/demo.py
 
 demo-full: $(READY)  ## the same with all 80 questions and 64 tokens each

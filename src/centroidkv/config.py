@@ -224,6 +224,11 @@ class EngineConfig(_Settings):
         )
 
     @property
+    def plan_settings(self) -> dict[str, Any]:
+        """What a build takes unless it is told otherwise."""
+        return {"num_clusters": 8, "pca_dim": 32} if self.preset == "paper" else {}
+
+    @property
     def pinned_date(self) -> date | None:
         """What chat templates take for today; None for the real date."""
         return None if self.template_date == "today" else date.fromisoformat(self.template_date)

@@ -136,7 +136,7 @@ class Engine:
         """
         self._require_open()
         self.store.require_writable("build a plan")
-        config = PlanConfig.of(settings)
+        config = PlanConfig.of({**self.config.plan_settings, **settings})
         asked = clean_questions(questions, domains)
         builder = Builder(self.router, self.model, self._learner)
         progress = progress_bar() if show_progress else no_progress

@@ -29,7 +29,9 @@ def test_the_demo_answers_identically_and_mostly_hits(tmp_path: Path) -> None:
     assert report["reused_token_share"] >= 0.5, report
     recall = report["recall_of_expected_passage"]
     assert recall["pinned"] >= recall["plain"]
-    for way in "abc":
+    assert report["paper"]["hit"] == 8
+    assert 0 <= report["paper"]["wrong_answer_share"] <= 1
+    for way in "abcd":
         times = report["ways"][way]
         assert 0 < times["ttft_ms_p50"] <= times["ttft_ms_p90"]
         assert times["ttft_ms_p50"] < times["total_ms_p50"]
