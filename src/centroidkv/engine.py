@@ -25,12 +25,13 @@ from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.representative import Representatives
 from centroidkv.request import Request, RequestOptions
+from centroidkv.retrieval import as_invoke
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
 from centroidkv.tenants import Tenants
 from centroidkv.types import Chunk, Completion, Message, Passage, Record, Route, valid_text
-from centroidkv.warm import AsyncInvoke, Invoke, Warmer, WarmReport
+from centroidkv.warm import Warmer, WarmReport
 from centroidkv.warming import current_warming
 
 __all__ = ["Engine"]
@@ -142,22 +143,23 @@ class Engine:
         progress = progress_bar() if show_progress else no_progress
         return builder.build(asked, retriever, config, progress)
 
-    def warm(self, invoke: Invoke, *, show_progress: bool = False) -> WarmReport:
+    def warm(self, invoke: Any, *, show_progress: bool = False) -> WarmReport:
         """Run two members of each cluster through a chain and store their common prefix.
 
-        `invoke` takes a question and runs the whole chain, e.g. `chain.invoke`. Nothing is
-        answered. Can be interrupted and called again: filled clusters are skipped. With
-        `reuse="representative"` each cluster's representative is asked and answered instead.
+        `invoke` takes a question and runs the whole chain: a function, or an object with
+        `invoke`, `query` or `chat`. Nothing is answered. Can be interrupted and called again:
+        filled clusters are skipped. With `reuse="representative"` each cluster's representative
+        is asked and answered instead.
         """
         progress = progress_bar() if show_progress else no_progress
-        warmer = self._warmer()
+        warmer, invoke = self._warmer(), as_invoke(invoke, ("invoke", "query", "chat"))
         if self.config.reuse == "representative":
             return self._approximating.fill(self.router.plan, invoke, progress)
         return warmer.warm(invoke, progress)
 
-    async def awarm(self, invoke: AsyncInvoke, *, show_progress: bool = False) -> WarmReport:
+    async def awarm(self, invoke: Any, *, show_progress: bool = False) -> WarmReport:
         """Do what `warm` does with an async chain, e.g. `chain.ainvoke`."""
-        warmer = self._warmer()
+        warmer, invoke = self._warmer(), as_invoke(invoke, ("ainvoke", "aquery", "achat"))
         return await warmer.awarm(invoke, progress_bar() if show_progress else no_progress)
 
     def _warmer(self) -> Warmer:

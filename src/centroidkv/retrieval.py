@@ -23,7 +23,7 @@ _RENDERING = {
     "text_template",
 }
 
-__all__ = ["NODE_KEY", "DeepRetrieve", "as_passage", "deep_retrieve"]
+__all__ = ["NODE_KEY", "DeepRetrieve", "as_invoke", "as_passage", "deep_retrieve"]
 
 
 def as_passage(document: Any) -> Passage:
@@ -69,6 +69,8 @@ def deep_retrieve(retriever: Any) -> DeepRetrieve:
         if isinstance(getattr(retriever, "search_kwargs", None), dict):
             return lambda question, k: _passages(retriever.invoke(question, k=k))
         return lambda question, _: _passages(retriever.invoke(question))
+    if hasattr(retriever, "query") and hasattr(retriever, "retriever"):
+        retriever = retriever.retriever  # a query engine; its postprocessors are left out
     if hasattr(retriever, "retrieve"):
         return lambda question, _: _passages(retriever.retrieve(question))
     if callable(retriever):
@@ -76,6 +78,26 @@ def deep_retrieve(retriever: Any) -> DeepRetrieve:
     raise ConfigError(
         f"a {type(retriever).__name__} is not a retriever: it needs invoke(question) or "
         "retrieve(question), or must be a function from a question to passages"
+    )
+
+
+def as_invoke(chain: Any, names: Sequence[str]) -> Callable[[str], Any]:
+    """Return the function from a question to a run: `chain` itself, or one of its methods.
+
+    Raises:
+        ConfigError: It can neither be called nor has one of the methods.
+    """
+    if callable(chain):
+        called: Callable[[str], Any] = chain
+        return called
+    for name in names:
+        method = getattr(chain, name, None)
+        if callable(method):
+            run: Callable[[str], Any] = method
+            return run
+    raise ConfigError(
+        f"a {type(chain).__name__} cannot be warmed with: give a function from a question to a run "
+        f"of the whole chain, or something that has {', '.join(names)}"
     )
 
 

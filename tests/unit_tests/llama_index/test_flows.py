@@ -14,6 +14,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import BaseNode
 
 from centroidkv import Engine
+from centroidkv.errors import ConfigError
 from centroidkv.llama_index import CentroidKVLLM, CentroidKVPostprocessor
 from llama_index_parts import ASKED, WordRetriever, build_and_warm, query_engine
 from word_bank import PASSAGES, QUESTIONS
@@ -142,3 +143,17 @@ def test_metadata_names_the_model_and_its_room(engine: Engine) -> None:
     assert metadata.num_output == 5 and metadata.is_chat_model
     again = CentroidKVLLM(engine=engine).metadata.model_name
     assert metadata.model_name == again and engine.model.fingerprint[:16] in again
+
+
+def test_build_and_warm_take_a_query_engine_as_it_is(engine: Engine) -> None:
+    asked = query_engine(engine)
+    engine.build(questions=QUESTIONS, retriever=asked, num_clusters=3, max_pins=1, pca_dim=8)
+    report = engine.warm(asked)
+    assert (report.filled, report.problems) == (3, {})
+
+
+@pytest.mark.parametrize("thing", [None, 5, "chain"])
+def test_what_cannot_be_run_cannot_be_warmed_with(engine: Engine, thing: object) -> None:
+    engine.build(questions=QUESTIONS, retriever=lambda q: [q], num_clusters=2, pca_dim=8)
+    with pytest.raises(ConfigError, match="cannot be warmed with"):
+        engine.warm(thing)
