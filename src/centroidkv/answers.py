@@ -53,6 +53,7 @@ class Answer:
     question: str
     answer: str
     distance: float
+    vector: FloatArray | None = None
 
 
 class AnswerStore:
@@ -94,7 +95,8 @@ class AnswerStore:
         known = np.stack([np.frombuffer(r[3], np.float32) for r in rows])
         distances = np.linalg.norm(known - vector, axis=1)
         best = int(distances.argmin())
-        return Answer(rows[best][0], rows[best][1], rows[best][2], float(distances[best]))
+        found = rows[best]
+        return Answer(found[0], found[1], found[2], float(distances[best]), known[best])
 
     def put(
         self, answer: Answer, *, scope: str, vector: FloatArray, maxsize: int | None = None

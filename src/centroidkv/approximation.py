@@ -69,10 +69,24 @@ class ApproximateAnswering:
         stand_in = self._representatives.find(route, key)
         if stand_in is None:
             yield from self._exact(run, route, key)
+        elif not self._may_serve(run, route, stand_in):
+            run.miss_reason = "over_error_bound"
+            yield from self._answering.run(run)
         elif self._config.representative_form == "answer":
             yield from self._stored(run, route, stand_in)
         else:
             yield from self._decoded(run, route, stand_in)
+
+    def _may_serve(self, run: Run, route: Route, stand_in: StandIn) -> bool:
+        """Tell whether a stand-in keeps the bound that was asked for; without one it always may.
+
+        Raises:
+            NotCalibrated: There is a bound and no calibration.
+        """
+        bound = self._config.max_error
+        if bound is None or stand_in.prompt_ids == run.prompt.token_ids:
+            return True
+        return self._representatives.judge(run.question, stand_in, route, bound)
 
     def _exact(self, run: Run, route: Route, key: str) -> Iterator[Chunk]:
         """Step 5: compute, answer, and keep this question as the cluster's representative."""

@@ -28,6 +28,7 @@ _EXAMPLES = """examples:
   centroidkv ask --store ./kv-store "How do I block a lost card?"
   centroidkv stats --store ./kv-store --json
   centroidkv check --store ./kv-store --repair
+  centroidkv calibrate pairs.csv --store ./kv-store
 """
 
 
@@ -89,6 +90,15 @@ def _ask(options: argparse.Namespace) -> int:
         f"{done.text.strip()}\n\n[{usage.outcome}: {usage.reason}; {usage.reused_tokens} of "
         f"{usage.prompt_tokens} prompt tokens reused; first token after "
         f"{usage.embed_s + usage.route_s + usage.ttft_s:.2f} s]",
+    )
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    with _open(options, create=False) as engine:
+        bounds = engine.calibrate(options.pairs)
+    _print(
+        options, {"bounds": [asdict(b) for b in bounds]}, "\n".join(str(bound) for bound in bounds)
     )
     return 0
 
@@ -192,12 +202,20 @@ def _parser() -> argparse.ArgumentParser:
     ask = command("ask", _ask, "answer one question from a store", lines[2].strip())
     ask.add_argument("question")
     ask.add_argument("--max-tokens", type=int, default=64)
-    ask.add_argument("--reuse", default="exact", choices=["exact", "off"])
-    for with_model in (build, ask):
-        with_model.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
-        with_model.add_argument("--embedder", default=DEFAULT_EMBEDDER, help="default: %(default)s")
-        with_model.add_argument("--disk-budget-gb", type=float, default=20.0)
+    ask.add_argument("--reuse", default="exact", choices=["exact", "representative", "off"])
     command("stats", _stats, "print what a store holds", lines[3].strip())
     check = command("check", _check, "verify every file of a store", lines[4].strip())
     check.add_argument("--repair", action="store_true", help="mend what can be mended")
+    teach = "learn when another question's answer may do"
+    calibrate = command("calibrate", _calibrate, teach, lines[5].strip())
+    calibrate.add_argument("pairs", type=Path, help="CSV: question_a,question_b,same_answer")
+    for with_model in (build, ask, calibrate):
+        _add_model(with_model)
     return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """Add the options of every command that loads a model."""
+    command.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
+    command.add_argument("--embedder", default=DEFAULT_EMBEDDER, help="default: %(default)s")
+    command.add_argument("--disk-budget-gb", type=float, default=20.0)

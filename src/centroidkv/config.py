@@ -116,12 +116,17 @@ class SamplingOptions(TypedDict, total=False):
 class PlanConfig(_Settings):
     """How past questions become clusters and pins.
 
-    `num_clusters=None` takes one cluster for about ten questions. `radius_quantile` is the share
+    `num_clusters=None` takes one cluster for about ten questions; `auto`, there or for `pca_dim`,
+    chooses from the questions themselves, within about `auto_budget_s` seconds. There are never
+    more clusters than distinct questions. `clustering` is spectral, kmeans, gmm, agglomerative or
+    hdbscan, which finds its own number and ignores `num_clusters`. `radius_quantile` is the share
     of a cluster's own members that its radius admits.
     """
 
-    num_clusters: int | None = None
-    pca_dim: int = 32
+    num_clusters: int | Literal["auto"] | None = None
+    pca_dim: int | Literal["auto"] = 32
+    clustering: Literal["spectral", "kmeans", "gmm", "agglomerative", "hdbscan"] = "spectral"
+    auto_budget_s: float = 60.0
     max_pins: int = 8
     max_pin_tokens: int = 1500
     retrieval_depth: int = 16
@@ -129,12 +134,25 @@ class PlanConfig(_Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        k = self.num_clusters
+        k, dim = self.num_clusters, self.pca_dim
         _require(
-            k is None or _is_count(k, 1),
-            f"num_clusters must be a whole number of at least 1, not {k!r}",
+            k is None or k == "auto" or _is_count(k, 1),
+            f"num_clusters must be a whole number of at least 1, 'auto' or None, not {k!r}",
         )
-        for name in ("pca_dim", "max_pins", "max_pin_tokens", "retrieval_depth"):
+        _require(
+            dim == "auto" or _is_count(dim, 1),
+            f"pca_dim must be a whole number of at least 1, or 'auto', not {dim!r}",
+        )
+        methods = ("spectral", "kmeans", "gmm", "agglomerative", "hdbscan")
+        _require(
+            self.clustering in methods,
+            f"clustering must be one of {', '.join(methods)}, not {self.clustering!r}",
+        )
+        _require(
+            _is_number(self.auto_budget_s) and self.auto_budget_s > 0,
+            f"auto_budget_s must be a number of seconds above 0, not {self.auto_budget_s!r}",
+        )
+        for name in ("max_pins", "max_pin_tokens", "retrieval_depth"):
             value = getattr(self, name)
             _require(
                 _is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"
@@ -226,7 +244,11 @@ class EngineConfig(_Settings):
     @property
     def plan_settings(self) -> dict[str, Any]:
         """What a build takes unless it is told otherwise."""
-        return {"num_clusters": 8, "pca_dim": 32} if self.preset == "paper" else {}
+        return (
+            {"clustering": "spectral", "num_clusters": 8, "pca_dim": 32}
+            if self.preset == "paper"
+            else {}
+        )
 
     @property
     def pinned_date(self) -> date | None:

@@ -8,13 +8,13 @@ Offline: `build` makes the plan, `warm` fills it. Online: the retriever wrapper 
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 from centroidkv.answering import Answering
 from centroidkv.answers import AnswerStore
 from centroidkv.approximation import ApproximateAnswering
 from centroidkv.build import Builder, BuildReport, clean_questions
+from centroidkv.calibrating import calibrate, calibration_of
 from centroidkv.config import EngineConfig, PlanConfig
 from centroidkv.errors import ConfigError
 from centroidkv.kv.blocks import namespace_id
@@ -26,7 +26,9 @@ from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.representative import Representatives
 from centroidkv.request import Request, RequestOptions
 from centroidkv.retrieval import as_invoke
+from centroidkv.routing.calibration import Calibration, LabelledPair
 from centroidkv.routing.records import RecordRing
+from centroidkv.routing.risk import Bound
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
 from centroidkv.tenants import Tenants
@@ -60,6 +62,7 @@ class Engine:
         self._answering = Answering(model, store.blocks, self._records, self._learner)
         self._representatives = Representatives(store, self.router, self._learner.namespace)
         self._approximating = ApproximateAnswering(self._answering, self._representatives)
+        self._representatives.calibration = calibration_of(store, embedder, self._plan_namespace)
         self._answers: AnswerStore | None = None
         self._tenants = Tenants(self.config.tenant, self, self._of_tenant)
         self._is_closed = False
@@ -143,6 +146,26 @@ class Engine:
         progress = progress_bar() if show_progress else no_progress
         return builder.build(asked, retriever, config, progress)
 
+    def calibrate(self, pairs: str | Path | Sequence[LabelledPair]) -> list[Bound]:
+        """Learn from labelled pairs when another question's answer may be served.
+
+        What `max_error` needs; kept in the store, for this embedder and tenant. Takes a CSV file
+        (question_a, question_b, same_answer) or its rows; returns what the labels support at 1,
+        2 and 5 %, each a sentence as a string.
+
+        Raises:
+            ConfigError: The pairs cannot be used; the message names the line and the remedy.
+        """
+        self._require_open()
+        fitted = calibrate(self.store, self.router.embedder, self._plan_namespace, pairs)
+        self._representatives.calibration = fitted
+        return fitted.report()
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What `calibrate` learnt, if it has."""
+        return self._representatives.calibration
+
     def warm(self, invoke: Any, *, show_progress: bool = False) -> WarmReport:
         """Run two members of each cluster through a chain and store their common prefix.
 
@@ -158,7 +181,7 @@ class Engine:
         return warmer.warm(invoke, progress)
 
     async def awarm(self, invoke: Any, *, show_progress: bool = False) -> WarmReport:
-        """Do what `warm` does with an async chain, e.g. `chain.ainvoke`."""
+        """Do what `warm` does with an async chain."""
         warmer, invoke = self._warmer(), as_invoke(invoke, ("ainvoke", "aquery", "achat"))
         return await warmer.awarm(invoke, progress_bar() if show_progress else no_progress)
 
@@ -303,12 +326,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

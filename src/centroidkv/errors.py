@@ -5,6 +5,7 @@
     CentroidKVError
     ├── ConfigError (ValueError)          a setting, an argument or an input file is wrong
     │   ├── UnsupportedReuse              a reuse policy this version does not serve
+    │   ├── NotCalibrated                 an error bound was asked for without labelled pairs
     │   └── UnsupportedChain              a chain or engine that `accelerate` cannot copy
     ├── StoreError                        the store folder cannot be used
     │   └── StoreNotFound                 no store at that path
@@ -39,6 +40,7 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "ModelNotFound",
+    "NotCalibrated",
     "StoreError",
     "StoreNotFound",
     "UnsupportedChain",
@@ -69,6 +71,18 @@ class ConfigError(CentroidKVError, ValueError):
 
 class UnsupportedReuse(ConfigError):
     """A reuse policy is known by name but not served by this version."""
+
+
+class NotCalibrated(ConfigError):
+    """An error bound needs labelled pairs of questions, and none were given for this embedder."""
+
+    def __init__(self, max_error: float) -> None:
+        super().__init__(
+            f"max_error={max_error} needs a calibration of this store and embedder: run "
+            "`centroidkv calibrate pairs.csv --store ...` (question_a,question_b,same_answer) or "
+            "engine.calibrate(pairs), or leave max_error=None and get answers without a bound"
+        )
+        self.max_error = max_error
 
 
 class UnsupportedChain(ConfigError):

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from centroidkv.config import PlanConfig
+from centroidkv.errors import ConfigError
 from centroidkv.routing.admission import radii
-from centroidkv.routing.clustering import nearest_centroid, spectral
+from centroidkv.routing.clustering import cluster, means, nearest_centroid
 from centroidkv.routing.history import Seen
 from centroidkv.routing.pins import canonical_order, choose, vote
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.projection import fit_projection
+from centroidkv.routing.selection import choose_shape
 from centroidkv.types import Cluster, FloatArray, Passage
-
-QUESTIONS_PER_CLUSTER = 10
 
 __all__ = ["fit_plan"]
 
@@ -31,12 +31,18 @@ def fit_plan(
     count_tokens: Callable[[str], int],
     domains: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Fit a plan to questions whose retrievals are known; its version is given when it is kept."""
-    vectors = np.stack([s.embedding for s in seen])
-    projection = fit_projection(vectors, dim=config.pca_dim, seed=config.seed)
+    """Fit a plan to questions whose retrievals are known; its version is given when it is kept.
+
+    Raises:
+        ConfigError: The embedding of a question is not finite.
+    """
+    vectors = _finite(seen)
+    shape = choose_shape(vectors, config)
+    projection = fit_projection(vectors, dim=shape.pca_dim, seed=config.seed)
     reduced = projection.transform(vectors)
-    wanted = config.num_clusters or max(1, round(len(seen) / QUESTIONS_PER_CLUSTER))
-    labels = spectral(reduced, num_clusters=wanted, seed=config.seed)
+    labels = cluster(
+        reduced, method=config.clustering, num_clusters=shape.num_clusters, seed=config.seed
+    )
     groups, centroids = _reassigned(vectors, reduced, labels)
     limits = radii([vectors[g] for g in groups], centroids, quantile=config.radius_quantile)
     popularity = vote([s.passages for s in seen])
@@ -62,6 +68,17 @@ def fit_plan(
     return Plan(namespace, 0, projection, tuple(clusters), pinned)
 
 
+def _finite(seen: Sequence[Seen]) -> FloatArray:
+    vectors = np.stack([s.embedding for s in seen])
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(1))
+    if len(wrong):
+        raise ConfigError(
+            f"the embeddings of {len(wrong)} questions are NaN or infinite, first of "
+            f"{seen[wrong[0]].question!r}: check the embedder, or leave these questions out"
+        )
+    return vectors
+
+
 def _reassigned(
     vectors: FloatArray, reduced: FloatArray, labels: NDArray[np.int64]
 ) -> tuple[list[NDArray[np.int64]], FloatArray]:
@@ -70,12 +87,10 @@ def _reassigned(
     Five to twelve of a hundred members of spectral clusters lie nearer another centroid. The
     projection is linear, so the reduced mean is the mean of the reduced.
     """
-    count = int(labels.max()) + 1
-    full = np.stack([vectors[labels == j].mean(0) for j in range(count)])
-    small = np.stack([reduced[labels == j].mean(0) for j in range(count)])
-    nearest = nearest_centroid(reduced, small)
-    kept = [j for j in range(count) if (nearest == j).any()]
-    return [np.flatnonzero(nearest == j) for j in kept], full[kept].astype(np.float32)
+    full, nearest = means(vectors, labels), nearest_centroid(reduced, means(reduced, labels))
+    kept, counts = np.unique(nearest, return_counts=True)
+    groups = np.split(nearest.argsort(kind="stable"), np.cumsum(counts)[:-1])
+    return groups, full[kept]
 
 
 def _majority(domains: Sequence[str]) -> str:

@@ -14,13 +14,14 @@ import numpy as np
 
 from centroidkv.answers import Answer, AnswerStore
 from centroidkv.config import EngineConfig, Sampling
-from centroidkv.errors import StoreError
+from centroidkv.errors import NotCalibrated, StoreError
 from centroidkv.fingerprint import fingerprint
 from centroidkv.kv.blocks import block_id, namespace_id
 from centroidkv.outcome import Layout
+from centroidkv.routing.calibration import Calibration
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
-from centroidkv.types import Prompt, Record, Route
+from centroidkv.types import FloatArray, Prompt, Record, Route
 
 _log = logging.getLogger("centroidkv")
 
@@ -52,6 +53,8 @@ class Representatives:
         self._namespace = namespace
         self._answers: AnswerStore | None = None
         self.num_kept = 0
+        self.calibration: Calibration | None = None
+        self._vectors: dict[str, FloatArray] = {}  # of representatives: one a cluster
 
     def route(self, question: str, record: Record | None) -> Route:
         """Return the route noted by a retriever wrapper, or route the question (steps 1 to 3)."""
@@ -88,6 +91,25 @@ class Representatives:
             return False
         self.num_kept += 1
         return True
+
+    def judge(self, question: str, stand_in: StandIn, route: Route, max_error: float) -> bool:
+        """Tell whether a representative may answer for a question under a calibrated bound.
+
+        Raises:
+            NotCalibrated: The store has no calibration for this embedder.
+        """
+        if self.calibration is None:
+            raise NotCalibrated(max_error)
+        if stand_in.question not in self._vectors:
+            self._vectors[stand_in.question] = self._router.embedder.embed([stand_in.question])[0]
+        decision = self.calibration.decide(
+            question,
+            stand_in.question,
+            route.embedding,
+            self._vectors[stand_in.question],
+            max_error=max_error,
+        )
+        return decision.serve
 
     def key(self, prompt: Prompt, where: Layout, sampling: Sampling) -> str:
         """Return what an entry belongs to besides its cluster.

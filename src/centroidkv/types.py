@@ -57,6 +57,7 @@ Reason = Literal[
     "representative_answer",  # the stored answer of the cluster's representative was served
     "representative_kv",  # decoded from the KV of the representative's prompt
     "representative_appended",  # the question was put behind the representative's KV
+    "over_error_bound",  # the representative was too doubtful under the calibrated bound
     "representative_filled",  # the cluster had no representative; this question is it now
 ]
 

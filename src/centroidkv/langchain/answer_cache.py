@@ -17,7 +17,7 @@ from langchain_core.outputs import ChatGeneration, Generation
 
 from centroidkv.answers import Answer
 from centroidkv.engine import Engine
-from centroidkv.errors import ConfigError, StoreError
+from centroidkv.errors import ConfigError, NotCalibrated, StoreError
 from centroidkv.fingerprint import fingerprint
 from centroidkv.question import question_from
 from centroidkv.types import FloatArray, valid_text
@@ -40,6 +40,8 @@ class CentroidKVAnswerCache(BaseCache):
             all else is equal. Such an answer says so in `generation_info["centroidkv_cache"]`,
             and a message in its `response_metadata` too, as uncalibrated: no distance separates
             "enable" from "disable" reliably.
+        max_error: None, or the largest share of wrong answers among those served for another
+            question, as calibrated by `Engine.calibrate`; in place of `max_distance`.
         maxsize: How many answers this engine's embedder and tenant may have, None for any number.
             The oldest is dropped, in the order of langchain-core's `InMemoryCache`.
 
@@ -50,14 +52,26 @@ class CentroidKVAnswerCache(BaseCache):
     """
 
     def __init__(
-        self, *, engine: Engine, max_distance: float | None = None, maxsize: int | None = None
+        self,
+        *,
+        engine: Engine,
+        max_distance: float | None = None,
+        max_error: float | None = None,
+        maxsize: int | None = None,
     ) -> None:
+        if max_error is not None and not (_is_real(max_error) and 0 < max_error < 1):
+            raise ConfigError(f"max_error must lie in (0, 1), not {max_error!r}")
+        if max_error is not None and max_distance is not None:
+            raise ConfigError("give either max_distance (uncalibrated) or max_error, not both")
+        if max_error is not None and engine.calibration is None:
+            raise NotCalibrated(max_error)
         if max_distance is not None and not (_is_real(max_distance) and 0 <= max_distance <= 2):
             raise ConfigError(f"max_distance must lie in [0, 2], not {max_distance!r}")
         if maxsize is not None and not (_is_whole(maxsize) and maxsize > 0):
             raise ConfigError(f"maxsize must be greater than 0 and whole, or None, not {maxsize!r}")
         self.engine = engine
         self.max_distance = max_distance
+        self.max_error = max_error
         self.maxsize = maxsize
         self.engine.answers  # noqa: B018  # a store that cannot keep answers says so now
 
@@ -72,22 +86,33 @@ class CentroidKVAnswerCache(BaseCache):
         same = self.engine.answers.get(fingerprint(prompt, llm_string))
         if same is not None:
             return _from_text(same.answer)
-        if self.max_distance is None:
+        if self.max_distance is None and self.max_error is None:
             return None
         asked = _split(prompt, llm_string)
         if not asked.question:
             return None
-        near = self.engine.answers.nearest(asked.scope, self._embedded(asked.question))
-        if near is None or near.distance > self.max_distance:
+        vector = self._embedded(asked.question)
+        near = self.engine.answers.nearest(asked.scope, vector)
+        if near is None or not self._may_serve(asked.question, vector, near):
             return None
         note = {
             "kind": "semantic",
             "id": near.id,
             "question": near.question,
             "distance": near.distance,
-            "calibrated": False,
+            "calibrated": self.max_error is not None,
+            "error_bound": self.max_error,
         }
         return [_noted(generation, note) for generation in _from_text(near.answer)]
+
+    def _may_serve(self, question: str, vector: FloatArray, near: Answer) -> bool:
+        if self.max_distance is not None:
+            return near.distance <= self.max_distance
+        calibration, bound = self.engine.calibration, self.max_error
+        if calibration is None or bound is None or near.vector is None:
+            return False
+        asked = (question, near.question, vector, near.vector)
+        return calibration.decide(*asked, max_error=bound).serve
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         asked = _split(prompt, llm_string)

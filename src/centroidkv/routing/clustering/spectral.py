@@ -1,19 +1,20 @@
-"""Clustering of past questions in the reduced space (source paper, section 3.1, step 3)."""
+"""Normalised spectral clustering on a kNN graph; by landmarks above a few thousand vectors."""
 
 import warnings
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from centroidkv.routing.clustering.landmarks import landmark_spectral
+from centroidkv.routing.clustering.nearest import Labels, without_gaps
 from centroidkv.types import FloatArray
 
-__all__ = ["nearest_centroid", "spectral"]
+__all__ = ["spectral"]
 
 NEIGHBOURS = 10
+EXACT_LIMIT = 5000
 
 
-def spectral(vectors: FloatArray, *, num_clusters: int, seed: int) -> NDArray[np.int64]:
+def spectral(vectors: FloatArray, *, num_clusters: int, seed: int) -> Labels:
     """Label vectors, shape [n, reduced], by normalised spectral clustering on a kNN graph.
 
     Labels run from 0 and leave no gaps; there may be fewer than asked for.
@@ -21,12 +22,18 @@ def spectral(vectors: FloatArray, *, num_clusters: int, seed: int) -> NDArray[np
     num_clusters = min(num_clusters, len(np.unique(vectors, axis=0)))
     if num_clusters < 2:
         return np.zeros(len(vectors), np.int64)
+    if len(vectors) > EXACT_LIMIT:
+        return landmark_spectral(vectors, num_clusters=num_clusters, seed=seed)
+    return _exact(vectors, num_clusters, seed)
+
+
+def _exact(vectors: FloatArray, num_clusters: int, seed: int) -> Labels:
     from sklearn.cluster import AgglomerativeClustering, SpectralClustering
 
     if num_clusters >= len(vectors) - 1:
         # The eigenproblem needs fewer clusters than points; here nearly every point is its own.
         method = AgglomerativeClustering(n_clusters=num_clusters)
-        return _without_gaps(method.fit_predict(vectors))
+        return without_gaps(method.fit_predict(vectors))
 
     method = SpectralClustering(
         n_clusters=num_clusters,
@@ -40,15 +47,4 @@ def spectral(vectors: FloatArray, *, num_clusters: int, seed: int) -> NDArray[np
         # Questions of unrelated topics make separate components; each gets clusters of its own.
         warnings.filterwarnings("ignore", message="Graph is not fully connected")
         labels = method.fit_predict(vectors.astype(np.float64))
-    return _without_gaps(labels)
-
-
-def nearest_centroid(vectors: FloatArray, centroids: FloatArray) -> NDArray[np.int64]:
-    """Return each vector's nearest centroid by Euclidean distance; [n, d] and [k, d] to [n]."""
-    squared = (centroids**2).sum(1) - 2 * (vectors @ centroids.T)
-    return np.asarray(squared.argmin(1), np.int64)
-
-
-def _without_gaps(labels: NDArray[Any]) -> NDArray[np.int64]:
-    numbered = np.unique(labels, return_inverse=True)[1]
-    return np.asarray(numbered, np.int64).reshape(-1)
+    return without_gaps(labels)

@@ -1,0 +1,49 @@
+"""Calibrating a store: from labelled pairs of questions to thresholds that keep an error bound."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from centroidkv.errors import CacheError
+from centroidkv.protocols import Embedder
+from centroidkv.routing.calibration import Calibration, fit_calibration
+from centroidkv.routing.labelled_pairs import LabelledPair, read_pairs
+from centroidkv.store import Store
+
+_log = logging.getLogger("centroidkv")
+
+__all__ = ["calibrate", "calibration_of"]
+
+
+def calibrate(
+    store: Store, embedder: Embedder, namespace: str, pairs: str | Path | Sequence[LabelledPair]
+) -> Calibration:
+    """Fit a calibration to labelled pairs, or to a CSV file of them, and keep it in the store.
+
+    Raises:
+        ConfigError: The pairs cannot be used; the message names the line and the remedy.
+        StoreError: The store is read-only.
+    """
+    store.require_writable("keep a calibration")
+    rows = read_pairs(pairs) if isinstance(pairs, (str, Path)) else list(pairs)
+    fitted = fit_calibration(rows, embedder.embed, embedder_fingerprint=embedder.fingerprint)
+    path = _path(store, namespace)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    fitted.save(path)
+    return fitted
+
+
+def calibration_of(store: Store, embedder: Embedder, namespace: str) -> Calibration | None:
+    """Return the calibration kept for an embedder and a tenant; a damaged one is none."""
+    path = _path(store, namespace)
+    if not path.exists():
+        return None
+    try:
+        return Calibration.load(path, embedder_fingerprint=embedder.fingerprint)
+    except CacheError as error:
+        _log.warning("the calibration cannot be used, calibrate again: %s", error)
+        return None
+
+
+def _path(store: Store, namespace: str) -> Path:
+    return store.path / "plans" / f"{namespace[-16:]}.calibration"
