@@ -5,7 +5,6 @@ Offline: `build` makes the plan, `warm` fills it. Online: the retriever wrapper 
 `answering.py`, in numbered steps.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -26,13 +25,14 @@ from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.representative import Representatives
 from centroidkv.request import Request, RequestOptions
 from centroidkv.retrieval import as_invoke
+from centroidkv.retrieving import Retrieving
 from centroidkv.routing.calibration import Calibration, LabelledPair
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.risk import Bound
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
 from centroidkv.tenants import Tenants
-from centroidkv.types import Chunk, Completion, Message, Passage, Record, Route, valid_text
+from centroidkv.types import Chunk, Completion, Message, Passage, Route, valid_text
 from centroidkv.warm import Warmer, WarmReport
 from centroidkv.warming import current_warming
 
@@ -59,6 +59,7 @@ class Engine:
             namespace=namespace_id("kv", model.fingerprint, self.config.tenant),
             plan_namespace=self._plan_namespace,
         )
+        self._retrieving = Retrieving(store, self.router, self._records, self._learner.namespace)
         self._answering = Answering(model, store.blocks, self._records, self._learner)
         self._representatives = Representatives(store, self.router, self._learner.namespace)
         self._approximating = ApproximateAnswering(self._answering, self._representatives)
@@ -201,12 +202,7 @@ class Engine:
         self._require_open()
         if not isinstance(question, str):
             raise ConfigError(f"question must be a text, not {question!r}")
-        run = current_warming()
-        route = self.router.route(valid_text(question))
-        plan = self.router.plan
-        if run is None and route.is_admitted and route.cluster is not None and plan is not None:
-            self.store.prefetcher.begin(self._learner.namespace, plan.id, route.cluster.id)
-        return route
+        return self._retrieving.route(valid_text(question))
 
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model.
@@ -214,33 +210,11 @@ class Engine:
         The cluster's pinned passages come first, in canonical order, then those of `found` that
         are not among them. Nothing found is lost.
         """
-        pinned = self.pinned(route)
-        if self.is_warming:
-            found = []
-        # By text, since a retriever that writes scores into the metadata changes every id.
-        first = {p.text for p in pinned}
-        passages = [*pinned, *(p for p in found if p.text not in first)]
-        self._records.put(
-            Record(
-                question=route.question,
-                route=route,
-                passages=tuple(passages),
-                num_pins=len(pinned),
-                found=frozenset(p.text for p in found),
-                time_s=time.time(),
-            )
-        )
-        return passages
+        return self._retrieving.compose(route, found)
 
     def pinned(self, route: Route) -> list[Passage]:
         """Return the passages pinned for a route, in canonical order."""
-        run, plan = current_warming(), self.router.plan
-        if run is not None:
-            return run.pinned
-        if self.config.reuse == "representative":
-            return []  # the paper's system pins nothing
-        is_admitted = route.is_admitted and route.cluster is not None
-        return plan.pinned(route.cluster) if is_admitted and plan and route.cluster else []
+        return self._retrieving.pinned(route)
 
     @property
     def is_warming(self) -> bool:
