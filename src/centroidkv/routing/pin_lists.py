@@ -3,6 +3,7 @@
 Owns the trade between many lists and few: where the whole store is bounded, clusters share lists.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from centroidkv.routing.clustering import cluster
+from centroidkv.routing.clustering.nearest import nearest_centroid, without_gaps
 from centroidkv.routing.pin_order import distinct_tokens, shared_order
 from centroidkv.routing.pins import choose
 from centroidkv.types import FloatArray
@@ -57,7 +58,7 @@ def pin_lists(
         seed: Of the first grouping.
     """
     popularity = _pooled([b.votes for b in ballots])
-    most = store_tokens if store_tokens is not None else sum(tokens.values())
+    most = store_tokens if store_tokens is not None else sys.maxsize
     own = shared_order([_chosen(b, tokens, most) for b in ballots], tokens, popularity)
     if distinct_tokens(own, tokens) <= most:
         return own
@@ -132,7 +133,9 @@ class _Sharing:
 
     def lists(self, number: int) -> list[list[str]]:
         """Return each cluster's list, of at most `number` different ones."""
-        labels = cluster(self._vectors, method="kmeans", num_clusters=number, seed=self._seed)
+        random = np.random.default_rng(self._seed)
+        first = random.choice(len(self._vectors), number, replace=False)
+        labels = without_gaps(nearest_centroid(self._vectors, self._vectors[first]))
         for _ in range(ROUNDS):
             now = self._nearest(self._lists_of(labels), labels)
             if (now == labels).all():
