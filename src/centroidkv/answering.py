@@ -25,6 +25,7 @@ from centroidkv.routing.records import RecordRing
 from centroidkv.types import (
     Chunk,
     Completion,
+    Drafts,
     KVBlock,
     Message,
     Prompt,
@@ -93,7 +94,7 @@ class Answering:
             if request.reuse != "off":
                 self._restore(run, sequence)
             started = time.perf_counter()
-            sequence.prefill(run.prompt.token_ids[run.reused :])
+            sequence.prefill(run.prompt.token_ids[run.reused :], self._drafts(run))
             run.prefill_s = time.perf_counter() - started
             yield from self._decode(run, sampling, sequence)
         finally:
@@ -174,6 +175,12 @@ class Answering:
 
     # 5
 
+    def _drafts(self, run: Run) -> Drafts | None:
+        """Return what the answer may be guessed from: nothing with reuse off."""
+        if run.request.reuse == "off":
+            return None
+        return self._learner.drafts(run.prompt.token_ids, run.record)
+
     def _decode(self, run: Run, sampling: Sampling, sequence: RunningSequence) -> Iterator[Chunk]:
         started = time.perf_counter()
         scanner = StopScanner(sampling.stop)
@@ -216,7 +223,7 @@ class Answering:
     def _finish(
         self, run: Run, sequence: RunningSequence, tokens: list[Token], started: float
     ) -> Usage:
-        usage = _measured(run, len(tokens), time.perf_counter() - started)
+        usage = _measured(run, tokens, time.perf_counter() - started)
         if run.request.reuse == "off":
             self._learner.count(usage)
             return usage
@@ -261,7 +268,7 @@ class Answering:
         return "cluster_not_filled" if run.record.route.is_admitted else "not_admitted"
 
 
-def _measured(run: Run, num_tokens: int, decode_s: float) -> Usage:
+def _measured(run: Run, tokens: Sequence[Token], decode_s: float) -> Usage:
     """Return the counts and times of a run; outcome and reason are those of reuse off."""
     route = run.record.route if run.record else None
     return Usage(
@@ -269,7 +276,8 @@ def _measured(run: Run, num_tokens: int, decode_s: float) -> Usage:
         reason="reuse_off",
         prompt_tokens=len(run.prompt),
         reused_tokens=run.reused,
-        completion_tokens=num_tokens,
+        completion_tokens=len(tokens),
+        drafted_tokens=sum(t.is_drafted for t in tokens),
         dropped_pins=run.dropped_pins,
         cluster=route.cluster.id if route and route.cluster and route.is_admitted else None,
         distance=route.distance if route and route.cluster else None,

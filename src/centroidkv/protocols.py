@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from centroidkv.config import Sampling
 from centroidkv.tool_calls import Tool, ToolFormat
-from centroidkv.types import Cluster, FloatArray, KVBlock, Message, Passage, Prompt, Token
+from centroidkv.types import Cluster, Drafts, FloatArray, KVBlock, Message, Passage, Prompt, Token
 
 __all__ = [
     "BlockLookup",
@@ -92,8 +92,12 @@ class RunningSequence(Protocol):
     def restore(self, blocks: Iterable[KVBlock]) -> None:
         """Append stored KV, token range after token range."""
 
-    def prefill(self, token_ids: Sequence[int]) -> None:
-        """Compute the KV of `token_ids` behind what is there; leaves logits for decoding."""
+    def prefill(self, token_ids: Sequence[int], drafts: Drafts | None = None) -> None:
+        """Compute the KV of `token_ids` behind what is there; leaves logits for decoding.
+
+        `drafts` may make decoding faster, never other: guessed tokens count only where the model
+        chooses the same. They may be ignored.
+        """
 
     def decode(self, sampling: Sampling) -> Iterator[Token]:
         """Yield tokens until end of sequence or `sampling.max_tokens`."""
