@@ -9,11 +9,13 @@ Any failure in 2, 3, 4 or 7 costs time, never the answer.
 import logging
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, GenerationTimeout
+from centroidkv.kv.blocks import Step
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.learning import Answered, Learner
 from centroidkv.models.stopping import StopScanner
@@ -62,6 +64,9 @@ class Answering:
         self._records = records
         self._learner = learner
         self._warned_order = False
+        # KV that an arena still holds is found by this engine alone: neither by another tenant
+        # nor by another store with the same model.
+        self._residence = uuid.uuid4().hex
 
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Answer piece by piece; the last chunk carries the completion.
@@ -89,7 +94,7 @@ class Answering:
             )
         limit = self.model.context_tokens - len(run.prompt)
         sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, limit))
-        sequence = self.model.open_sequence(len(run.prompt) + sampling.max_tokens)
+        sequence = self._open_sequence(run, len(run.prompt) + sampling.max_tokens)
         try:
             if request.reuse != "off":
                 self._restore(run, sequence)
@@ -144,25 +149,37 @@ class Answering:
 
     # 3, 4
 
+    def _open_sequence(self, run: Run, capacity: int) -> RunningSequence:
+        if run.request.reuse == "off":
+            return self.model.open_sequence(capacity)
+        return self.model.open_sequence(capacity, run.prompt.token_ids, namespace=self._residence)
+
     def _restore(self, run: Run, sequence: RunningSequence) -> None:
-        """Put the longest stored prefix into the sequence; on any fault, what is sound of it."""
+        """Put the longest stored prefix into the sequence; on any fault, what is sound of it.
+
+        What the sequence holds already is not moved.
+        """
         started = time.perf_counter()
+        run.reused = sequence.num_tokens
+        run.tier = "memory" if run.reused else "none"
         try:
             run.match = self._blocks.match(self.namespace, run.prompt.token_ids)
         except (sqlite3.Error, OSError) as error:
             run.problem = "store_failed"
             self._learner.fault("store_failed", error)
             return
-        in_memory = all(self._blocks.memory.has(s.id) for s in run.match.steps)
-        with self._blocks.disk.leases.hold(s.id for s in run.match.steps):
-            sequence.restore(self._loaded(run))
+        missing = [s for s in run.match.steps if s.stop > run.reused]
+        in_memory = all(self._blocks.memory.has(s.id) for s in missing)
+        with self._blocks.disk.leases.hold(s.id for s in missing):
+            sequence.restore(self._loaded(run, missing))
         run.reused = sequence.num_tokens
         if run.reused:
             run.tier = "memory" if in_memory else "disk"
         run.load_s = time.perf_counter() - started
 
-    def _loaded(self, run: Run) -> Iterator[KVBlock]:
-        for step in run.match.steps:
+    def _loaded(self, run: Run, missing: Sequence[Step]) -> Iterator[KVBlock]:
+        held = run.reused
+        for step in missing:
             try:
                 block = self._blocks.get(step.id)
             except sqlite3.Error as error:
@@ -171,7 +188,7 @@ class Answering:
             if block is None:
                 run.problem = "block_damaged"
                 return
-            yield block.part(0, step.stop - step.start)
+            yield block.part(max(0, held - step.start), step.stop - step.start)
 
     # 5
 

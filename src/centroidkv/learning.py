@@ -120,16 +120,18 @@ class Learner:
         usage = answered.usage
         self.count(usage)
         pieces: list[Piece] = []
+        # An arena may have held more of the prompt than the store does.
+        stored = min(usage.reused_tokens, answered.match.num_tokens)
         kept = answered.prompt.token_ids
         if answered.is_conversation:
             # The last token decoded has no KV: it was never run.
             kept = (*kept, *answered.answer)[: sequence.num_tokens]
         if answered.is_conversation or usage.outcome in ("miss", "partial"):
-            pieces = self.cut(kept, sequence, start=usage.reused_tokens)
+            pieces = self.cut(kept, sequence, start=stored)
             self._store.blocks.keep(pieces)
         size = sum(p.block.num_bytes for p in pieces)
         queued = self._store.writer.submit(lambda: self._later(answered, pieces), num_bytes=size)
-        return len(kept) - usage.reused_tokens if pieces and queued else 0
+        return len(kept) - stored if pieces and queued else 0
 
     def cut(
         self, token_ids: tuple[int, ...], sequence: RunningSequence, *, start: int

@@ -145,5 +145,12 @@ class CausalModel(Protocol):
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text without template or special tokens."""
 
-    def open_sequence(self, capacity: int) -> RunningSequence:
-        """Start an empty sequence with room for `capacity` tokens."""
+    def open_sequence(
+        self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = ""
+    ) -> RunningSequence:
+        """Start a sequence with room for `capacity` tokens.
+
+        With the `prompt` that it will run and a KV namespace, it may hold the KV of leading
+        tokens of that prompt already, left by an earlier sequence of the same namespace:
+        `num_tokens` tells. Otherwise it is empty.
+        """

@@ -98,3 +98,18 @@ def test_drafts_can_be_switched_off(open_engine: Callable[..., Engine], eager: N
     assert answers[1].usage.reused_tokens > 0
     assert [a.usage.drafted_tokens for a in answers] == [0, 0]
     assert not (engine.store.path / "drafts.sqlite").exists()
+
+
+def test_the_same_question_again_computes_one_prompt_token(
+    open_engine: Callable[..., Engine],
+) -> None:
+    engine = open_engine()
+    build_and_warm(engine)
+    question = "please block my lost card"
+    cold = ask(engine, question, reuse="off")
+    first, second = ask(engine, question), ask(engine, question)
+    assert cold.token_ids == first.token_ids == second.token_ids
+    assert 0 < first.usage.reused_tokens < first.usage.prompt_tokens - 1
+    # Its arena was not given to anybody else meanwhile.
+    assert second.usage.computed_tokens == 1
+    assert engine.check().is_clean

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, UnsupportedModel
-from centroidkv.models.arena import Arena, ArenaPool, kv_shape
+from centroidkv.models.arena import NOBODY, Arena, ArenaPool, Resident, kv_shape
 from centroidkv.models.drafting import Pace
 from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
@@ -115,15 +116,17 @@ class TransformersModel:
 
     # sequences
 
-    def open_sequence(self, capacity: int) -> "_ArenaSequence":
-        """Start an empty sequence.
+    def open_sequence(
+        self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = ""
+    ) -> "_ArenaSequence":
+        """Start a sequence; one of the same namespace that began alike may have left its KV.
 
         Raises:
             ContextTooLong: The model has fewer positions than `capacity`.
         """
         if capacity > self.context_tokens:
             raise ContextTooLong(prompt_tokens=capacity, context_tokens=self.context_tokens)
-        return _ArenaSequence(self, self._arenas, capacity)
+        return _ArenaSequence(self, self._arenas, capacity, Resident.of(namespace, prompt))
 
     def forward(self, token_ids: Sequence[int], arena: Arena, *, rows: int = 1) -> torch.Tensor:
         """Run tokens behind the arena's KV; return the logits of the last ones, [rows, vocabulary].
@@ -149,11 +152,15 @@ class TransformersModel:
 class _ArenaSequence:
     """One running sequence in an arena. See `RunningSequence` for the contract."""
 
-    def __init__(self, owner: TransformersModel, pool: ArenaPool, capacity: int) -> None:
+    def __init__(
+        self, owner: TransformersModel, pool: ArenaPool, capacity: int, wanted: Resident
+    ) -> None:
         self._owner = owner
         self._pool = pool
         self._capacity = capacity
-        self._arena: Arena | None = pool.take(capacity)
+        self._wanted = wanted
+        self._answer: list[int] = []
+        self._arena: Arena | None = pool.take(capacity, wanted)
         self._steps: Steps | None = None
 
     @property
@@ -194,6 +201,7 @@ class _ArenaSequence:
             if self._arena is None:
                 return
             if left:
+                self._answer.append(token)
                 steps.take(token)
 
     def snapshot(self, start: int, stop: int) -> KVBlock:
@@ -201,8 +209,15 @@ class _ArenaSequence:
 
     def close(self) -> None:
         if self._arena is not None:
-            self._pool.give(self._arena)
+            self._pool.give(self._arena, self._resident(self._arena.num_tokens))
             self._arena = None
+
+    def _resident(self, num_tokens: int) -> Resident:
+        """Name what the arena holds now: as much of prompt and answer as has KV."""
+        if not self._wanted.namespace:
+            return NOBODY
+        held = np.concatenate([self._wanted.token_ids, np.asarray(self._answer, np.int64)])
+        return Resident(self._wanted.namespace, held[:num_tokens])
 
 
 def require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
