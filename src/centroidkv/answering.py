@@ -9,11 +9,13 @@ Any failure in 2, 3, 4 or 7 costs time, never the answer.
 import logging
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, GenerationTimeout
+from centroidkv.kv.blocks import Step
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.learning import Answered, Learner
 from centroidkv.models.stopping import StopScanner
@@ -26,6 +28,7 @@ from centroidkv.routing.records import RecordRing
 from centroidkv.types import (
     Chunk,
     Completion,
+    Drafts,
     KVBlock,
     Message,
     Prompt,
@@ -62,6 +65,9 @@ class Answering:
         self._records = records
         self._learner = learner
         self._warned_order = False
+        # KV that an arena still holds is found by this engine alone: neither by another tenant
+        # nor by another store with the same model.
+        self._residence = uuid.uuid4().hex
 
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Answer piece by piece; the last chunk carries the completion.
@@ -89,12 +95,12 @@ class Answering:
             )
         limit = self.model.context_tokens - len(run.prompt)
         sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, limit))
-        sequence = self.model.open_sequence(len(run.prompt) + sampling.max_tokens)
+        sequence = self._open_sequence(run, len(run.prompt) + sampling.max_tokens)
         try:
             if request.reuse != "off":
                 self._restore(run, sequence)
             started = time.perf_counter()
-            sequence.prefill(run.prompt.token_ids[run.reused :])
+            sequence.prefill(run.prompt.token_ids[run.reused :], self._drafts(run))
             run.prefill_s = time.perf_counter() - started
             yield from self._decode(run, sampling, sequence)
         finally:
@@ -144,25 +150,37 @@ class Answering:
 
     # 3, 4
 
+    def _open_sequence(self, run: Run, capacity: int) -> RunningSequence:
+        if run.request.reuse == "off":
+            return self.model.open_sequence(capacity)
+        return self.model.open_sequence(capacity, run.prompt.token_ids, namespace=self._residence)
+
     def _restore(self, run: Run, sequence: RunningSequence) -> None:
-        """Put the longest stored prefix into the sequence; on any fault, what is sound of it."""
+        """Put the longest stored prefix into the sequence; on any fault, what is sound of it.
+
+        What the sequence holds already is not moved.
+        """
         started = time.perf_counter()
+        run.reused = sequence.num_tokens
+        run.tier = "memory" if run.reused else "none"
         try:
             run.match = self._blocks.match(self.namespace, run.prompt.token_ids)
         except (sqlite3.Error, OSError) as error:
             run.problem = "store_failed"
             self._learner.fault("store_failed", error)
             return
-        in_memory = all(self._blocks.memory.has(s.id) for s in run.match.steps)
-        with self._blocks.disk.leases.hold(s.id for s in run.match.steps):
-            sequence.restore(self._loaded(run))
+        missing = [s for s in run.match.steps if s.stop > run.reused]
+        in_memory = all(self._blocks.memory.has(s.id) for s in missing)
+        with self._blocks.disk.leases.hold(s.id for s in missing):
+            sequence.restore(self._loaded(run, missing))
         run.reused = sequence.num_tokens
         if run.reused:
             run.tier = "memory" if in_memory else "disk"
         run.load_s = time.perf_counter() - started
 
-    def _loaded(self, run: Run) -> Iterator[KVBlock]:
-        for step in run.match.steps:
+    def _loaded(self, run: Run, missing: Sequence[Step]) -> Iterator[KVBlock]:
+        held = run.reused
+        for step in missing:
             try:
                 block = self._blocks.get(step.id)
             except sqlite3.Error as error:
@@ -171,9 +189,15 @@ class Answering:
             if block is None:
                 run.problem = "block_damaged"
                 return
-            yield block.part(0, step.stop - step.start)
+            yield block.part(max(0, held - step.start), step.stop - step.start)
 
     # 5
+
+    def _drafts(self, run: Run) -> Drafts | None:
+        """Return what the answer may be guessed from: nothing with reuse off."""
+        if run.request.reuse == "off":
+            return None
+        return self._learner.drafts(run.prompt.token_ids, run.record)
 
     def _decode(self, run: Run, sampling: Sampling, sequence: RunningSequence) -> Iterator[Chunk]:
         started = time.perf_counter()
@@ -217,7 +241,7 @@ class Answering:
     def _finish(
         self, run: Run, sequence: RunningSequence, tokens: list[Token], started: float
     ) -> Usage:
-        usage = _measured(run, len(tokens), time.perf_counter() - started)
+        usage = _measured(run, tokens, time.perf_counter() - started)
         if run.request.reuse == "off":
             self._learner.count(usage)
             return usage
@@ -262,7 +286,7 @@ class Answering:
         return "cluster_not_filled" if run.record.route.is_admitted else "not_admitted"
 
 
-def _measured(run: Run, num_tokens: int, decode_s: float) -> Usage:
+def _measured(run: Run, tokens: Sequence[Token], decode_s: float) -> Usage:
     """Return the counts and times of a run; outcome and reason are those of reuse off."""
     route = run.record.route if run.record else None
     cluster = run.record.cluster if run.record else None
@@ -274,7 +298,8 @@ def _measured(run: Run, num_tokens: int, decode_s: float) -> Usage:
         reason="reuse_off",
         prompt_tokens=len(run.prompt),
         reused_tokens=run.reused,
-        completion_tokens=num_tokens,
+        completion_tokens=len(tokens),
+        drafted_tokens=sum(t.is_drafted for t in tokens),
         dropped_pins=run.dropped_pins,
         pinned_passages=run.record.num_pins if run.record else 0,
         cluster=cluster.id if cluster is not None else None,

@@ -178,6 +178,7 @@ class EngineConfig(_Settings):
 
     `template_date` is what a chat template that prints the date prints: an ISO date, the same
     one every day so that prompts begin alike, or `today`, which loses every prefix at midnight.
+    `drafts` lets earlier answers be guessed from; the model verifies every guess.
 
     `reuse` is what requests use that do not say so themselves. For `representative`,
     `representative_form` says what a hit takes from the cluster's representative: its stored
@@ -203,6 +204,7 @@ class EngineConfig(_Settings):
     fit_after: int = 200
     max_pins: int = 8
     read_only: bool = False
+    drafts: bool = True
     preset: str | None = None
     reuse: Reuse = "exact"
     representative_form: Literal["answer", "continue", "append"] = "continue"

@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass, replace
 
 from centroidkv.config import PlanConfig
+from centroidkv.drafts import DraftStore
 from centroidkv.fitting import fit_plan
 from centroidkv.kv.blocks import BLOCK_TOKENS, Match, Piece, block_id, chain
 from centroidkv.kv.manifest import PrefixRow
@@ -20,7 +21,7 @@ from centroidkv.routing.plan import Plan
 from centroidkv.routing.projection import identity
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
-from centroidkv.types import Cluster, Passage, Prompt, Record, Usage
+from centroidkv.types import Cluster, Drafts, Passage, Prompt, Record, Usage
 
 _log = logging.getLogger("centroidkv")
 
@@ -61,6 +62,7 @@ class Learner:
         self._router = router
         self._model = model
         self._history: History | None = None
+        self._drafts: DraftStore | None = None
         self._planning = threading.Lock()
         if not store.read_only:
             self._history = open_history(
@@ -68,10 +70,27 @@ class Learner:
                 plan_namespace,
                 quarantine=store.path / "quarantine",
             )
+            if store.config.drafts:
+                self._drafts = DraftStore(
+                    store.path / "drafts.sqlite", namespace, quarantine=store.path / "quarantine"
+                )
 
     def close(self) -> None:
         if self._history is not None:
             self._history.close()
+        if self._drafts is not None:
+            self._drafts.close()
+
+    def drafts(self, prompt: tuple[int, ...], record: Record | None) -> Drafts | None:
+        """Return what the answer to a prompt may be guessed from."""
+        return self._drafts.find(prompt, self._scope(record)) if self._drafts else None
+
+    def _scope(self, record: Record | None) -> str:
+        """Name the cluster whose answers are alike, "" for none."""
+        plan, route = self._router.plan, record.route if record else None
+        if plan is None or route is None or route.cluster is None or not route.is_admitted:
+            return ""
+        return f"{plan.id}/{route.cluster.id}"
 
     def fault(self, counter: str, error: Exception) -> None:
         """Count an internal fault and say so."""
@@ -101,16 +120,18 @@ class Learner:
         usage = answered.usage
         self.count(usage)
         pieces: list[Piece] = []
+        # An arena may have held more of the prompt than the store does.
+        stored = min(usage.reused_tokens, answered.match.num_tokens)
         kept = answered.prompt.token_ids
         if answered.is_conversation:
             # The last token decoded has no KV: it was never run.
             kept = (*kept, *answered.answer)[: sequence.num_tokens]
         if answered.is_conversation or usage.outcome in ("miss", "partial"):
-            pieces = self.cut(kept, sequence, start=usage.reused_tokens)
+            pieces = self.cut(kept, sequence, start=stored)
             self._store.blocks.keep(pieces)
         size = sum(p.block.num_bytes for p in pieces)
         queued = self._store.writer.submit(lambda: self._later(answered, pieces), num_bytes=size)
-        return len(kept) - usage.reused_tokens if pieces and queued else 0
+        return len(kept) - stored if pieces and queued else 0
 
     def cut(
         self, token_ids: tuple[int, ...], sequence: RunningSequence, *, start: int
@@ -133,6 +154,8 @@ class Learner:
             blocks.persist(pieces)
         finally:
             record = answered.record
+            if self._drafts is not None and answered.answer:
+                self._drafts.keep(answered.prompt.token_ids, self._scope(record), answered.answer)
             if record is not None and record.passages:
                 self._remember(record)
                 plan = self._router.plan

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from centroidkv.config import Sampling
 from centroidkv.tool_calls import Tool, ToolFormat
-from centroidkv.types import Cluster, FloatArray, KVBlock, Message, Passage, Prompt, Token
+from centroidkv.types import Cluster, Drafts, FloatArray, KVBlock, Message, Passage, Prompt, Token
 
 __all__ = [
     "BlockLookup",
@@ -92,8 +92,12 @@ class RunningSequence(Protocol):
     def restore(self, blocks: Iterable[KVBlock]) -> None:
         """Append stored KV, token range after token range."""
 
-    def prefill(self, token_ids: Sequence[int]) -> None:
-        """Compute the KV of `token_ids` behind what is there; leaves logits for decoding."""
+    def prefill(self, token_ids: Sequence[int], drafts: Drafts | None = None) -> None:
+        """Compute the KV of `token_ids` behind what is there; leaves logits for decoding.
+
+        `drafts` may make decoding faster, never other: guessed tokens count only where the model
+        chooses the same. They may be ignored.
+        """
 
     def decode(self, sampling: Sampling) -> Iterator[Token]:
         """Yield tokens until end of sequence or `sampling.max_tokens`."""
@@ -141,5 +145,12 @@ class CausalModel(Protocol):
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text without template or special tokens."""
 
-    def open_sequence(self, capacity: int) -> RunningSequence:
-        """Start an empty sequence with room for `capacity` tokens."""
+    def open_sequence(
+        self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = ""
+    ) -> RunningSequence:
+        """Start a sequence with room for `capacity` tokens.
+
+        With the `prompt` that it will run and a KV namespace, it may hold the KV of leading
+        tokens of that prompt already, left by an earlier sequence of the same namespace:
+        `num_tokens` tells. Otherwise it is empty.
+        """

@@ -19,6 +19,7 @@ __all__ = [
     "Chunk",
     "Cluster",
     "Completion",
+    "Drafts",
     "FloatArray",
     "KVBlock",
     "Message",
@@ -193,13 +194,28 @@ class KVBlock:
 class Token:
     """One decoded token: id, the text it completes, and its logit's lead over the second best.
 
-    `is_end` marks the model's own end of sequence, which is not part of the answer.
+    `is_end` marks the model's own end of sequence, which is not part of the answer; `is_drafted`
+    that it was guessed before it was decoded.
     """
 
     id: int
     text: str
     margin: float
     is_end: bool = False
+    is_drafted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """What an answer may be guessed from: token ids, verified by the model before they count.
+
+    `repeat` is an earlier answer to the very same prompt, `answers` are earlier ones to prompts
+    of the same cluster, newest last, and `prompt` is the prompt itself.
+    """
+
+    prompt: tuple[int, ...] = ()
+    repeat: tuple[int, ...] = ()
+    answers: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +223,8 @@ class Usage:
     """What happened to one request, and what it cost; times in seconds, counts in tokens.
 
     An `approximate` answer may be that to another question, `representative`; `error_bound` is
-    the calibrated limit of how often it is wrong, None where that is unknown.
+    the calibrated limit of how often it is wrong, None where that is unknown. Of the answer,
+    `drafted_tokens` were guessed right and cost no step of their own.
     """
 
     outcome: Outcome
@@ -218,6 +235,7 @@ class Usage:
     stored_tokens: int = 0
     pinned_passages: int = 0
     dropped_pins: int = 0
+    drafted_tokens: int = 0
     cluster: int | None = None
     distance: float | None = None
     tier: Literal["memory", "disk", "none"] = "none"

@@ -5,6 +5,7 @@ byte at every step; here a step writes its own token and nothing else moves.
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from centroidkv.errors import UnsupportedModel
 from centroidkv.types import KVBlock
 
-__all__ = ["Arena", "ArenaPool", "KVShape", "kv_shape"]
+__all__ = ["NOBODY", "Arena", "ArenaPool", "KVShape", "Resident", "kv_shape"]
 
 # Capacities are rounded up to this, so that an arena serves later requests of similar length.
 GRAIN_TOKENS = 256
@@ -108,6 +109,22 @@ class _ArenaLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.num_tokens -= abs(tokens_to_remove)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Resident:
+    """Whose KV an arena holds: the token ids, [tokens], within one namespace; "" for nobody's."""
+
+    namespace: str
+    token_ids: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, namespace: str, token_ids: Sequence[int]) -> "Resident":
+        """Name a sequence."""
+        return cls(namespace, np.asarray(token_ids, np.int64))
+
+
+NOBODY = Resident("", np.empty(0, np.int64))
+
+
 class Arena:
     """KV memory for one sequence of at most `capacity` tokens.
 
@@ -117,6 +134,7 @@ class Arena:
     def __init__(self, shape: KVShape, capacity: int) -> None:
         self.shape = shape
         self.capacity = capacity
+        self.resident = NOBODY
         size = (shape.num_layers, 1, shape.kv_heads, capacity)
         self.keys = torch.empty(*size, shape.key_dim, dtype=shape.dtype, device=shape.device)
         self.values = torch.empty(*size, shape.value_dim, dtype=shape.dtype, device=shape.device)
@@ -169,29 +187,67 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class ArenaPool:
-    """Keeps arenas that are not in use, so that the next request need not touch new memory."""
+    """Keeps arenas that are not in use: memory for the next request, and KV for one like the last.
+
+    An arena holds the KV of the sequence that ran in it, its resident. A request of the same
+    namespace that begins alike takes it over as it is, and no KV is moved.
+    """
 
     def __init__(self, shape: KVShape, *, budget_bytes: int) -> None:
         self.shape = shape
         self.budget_bytes = budget_bytes
-        self._free: list[Arena] = []
+        self._free: list[Arena] = []  # the one given back last stands last
         self._lock = threading.Lock()
 
-    def take(self, capacity: int) -> Arena:
-        """Return an empty arena with room for at least `capacity` tokens."""
+    def take(self, capacity: int, wanted: Resident = NOBODY) -> Arena:
+        """Return an arena with room for `capacity` tokens, holding the KV of what `wanted` shares.
+
+        `num_tokens` tells how many leading tokens of `wanted` that are: 0 in most cases, and all
+        but one at the most.
+        """
         with self._lock:
             fitting = [a for a in self._free if a.capacity >= capacity]
-            if fitting:
-                arena = min(fitting, key=lambda a: a.capacity)
-                self._free.remove(arena)
-                arena.resize(0)
-                return arena
-        grains = -(-capacity // GRAIN_TOKENS)
-        return Arena(self.shape, grains * GRAIN_TOKENS)
+            shared = [_worth_keeping(a.resident, wanted) for a in fitting]
+            if max(shared, default=0):
+                best = shared.index(max(shared))
+                return self._taken(fitting[best], shared[best])
+            vacant = [a for a in fitting if not a.resident.namespace]
+            if vacant or (fitting and not self._has_room(capacity)):
+                # The smallest, and of these the one unused for longest.
+                return self._taken(min(vacant or fitting, key=lambda a: a.capacity), 0)
+        return Arena(self.shape, _rounded(capacity))
 
-    def give(self, arena: Arena) -> None:
-        """Take an arena back; the oldest free ones go when the budget is reached."""
+    def _taken(self, arena: Arena, num_tokens: int) -> Arena:
+        self._free.remove(arena)
+        arena.resize(num_tokens)
+        arena.resident = NOBODY
+        return arena
+
+    def _has_room(self, capacity: int) -> bool:
+        held = sum(a.num_bytes for a in self._free)
+        return held + _rounded(capacity) * self.shape.bytes_per_token <= self.budget_bytes
+
+    def give(self, arena: Arena, resident: Resident = NOBODY) -> None:
+        """Take an arena back with what it holds; the oldest go when the budget is reached."""
+        arena.resident = resident
         with self._lock:
             self._free.append(arena)
             while self._free and sum(a.num_bytes for a in self._free) > self.budget_bytes:
                 self._free.pop(0)
+
+
+def _rounded(capacity: int) -> int:
+    return -(-capacity // GRAIN_TOKENS) * GRAIN_TOKENS
+
+
+def _worth_keeping(resident: Resident, wanted: Resident) -> int:
+    """Count the leading tokens of `wanted` that an arena has, 0 where taking it is a waste.
+
+    What shares only a head would lose its resident the rest, which is worth more to others.
+    """
+    if not wanted.namespace or resident.namespace != wanted.namespace:
+        return 0
+    most = min(len(resident.token_ids), len(wanted.token_ids) - 1)
+    differ = np.flatnonzero(resident.token_ids[:most] != wanted.token_ids[:most])
+    shared = int(differ[0]) if len(differ) else max(most, 0)
+    return shared if 2 * shared >= len(resident.token_ids) else 0

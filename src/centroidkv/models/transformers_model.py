@@ -2,21 +2,25 @@
 
 import inspect
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, UnsupportedModel
-from centroidkv.models.arena import Arena, ArenaPool, kv_shape
+from centroidkv.models.arena import NOBODY, Arena, ArenaPool, Resident, kv_shape
+from centroidkv.models.drafting import Pace
 from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
+from centroidkv.models.steps import Steps
 from centroidkv.tool_calls import Tool, ToolFormat
-from centroidkv.types import KVBlock, Message, Prompt, Token, valid_text
+from centroidkv.types import Drafts, KVBlock, Message, Prompt, Token, valid_text
 
 # One forward per this many prompt tokens: bounds the memory of long prompts.
 PREFILL_TOKENS = 2048
@@ -54,7 +58,8 @@ class TransformersModel:
         self._arenas = ArenaPool(self.shape, budget_bytes=arena_budget_bytes)
         self._lock = threading.Lock()
         accepted = inspect.signature(model.forward).parameters
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._can_keep_last = "logits_to_keep" in accepted
+        self.pace = Pace()
         self._end_ids = _end_ids(model, tokenizer)
 
     @property
@@ -111,24 +116,32 @@ class TransformersModel:
 
     # sequences
 
-    def open_sequence(self, capacity: int) -> "_ArenaSequence":
-        """Start an empty sequence.
+    def open_sequence(
+        self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = ""
+    ) -> "_ArenaSequence":
+        """Start a sequence; one of the same namespace that began alike may have left its KV.
 
         Raises:
             ContextTooLong: The model has fewer positions than `capacity`.
         """
         if capacity > self.context_tokens:
             raise ContextTooLong(prompt_tokens=capacity, context_tokens=self.context_tokens)
-        return _ArenaSequence(self, self._arenas, self._arenas.take(capacity))
+        return _ArenaSequence(self, self._arenas, capacity, Resident.of(namespace, prompt))
 
-    def forward(self, token_ids: Sequence[int], arena: Arena) -> torch.Tensor:
-        """Run tokens behind the arena's KV; return the last one's logits, shape [vocabulary]."""
+    def forward(self, token_ids: Sequence[int], arena: Arena, *, rows: int = 1) -> torch.Tensor:
+        """Run tokens behind the arena's KV; return the logits of the last ones, [rows, vocabulary].
+
+        All rows are computed where the model cannot leave the others out.
+        """
         ids = torch.tensor([list(token_ids)], device=self.model.device)
+        last = {"logits_to_keep": rows} if self._can_keep_last else {}
         with self._lock, torch.inference_mode():
+            begin = time.perf_counter()
             output: Any = self.model(
-                input_ids=ids, past_key_values=arena.cache, use_cache=True, **self._last_only
+                input_ids=ids, past_key_values=arena.cache, use_cache=True, **last
             )
-            logits: torch.Tensor = output.logits[0, -1]
+            logits: torch.Tensor = output.logits[0, -rows:]
+            self.pace.timed(len(token_ids), time.perf_counter() - begin)
         return logits
 
     def is_end(self, token_id: int) -> bool:
@@ -139,11 +152,16 @@ class TransformersModel:
 class _ArenaSequence:
     """One running sequence in an arena. See `RunningSequence` for the contract."""
 
-    def __init__(self, owner: TransformersModel, pool: ArenaPool, arena: Arena) -> None:
+    def __init__(
+        self, owner: TransformersModel, pool: ArenaPool, capacity: int, wanted: Resident
+    ) -> None:
         self._owner = owner
         self._pool = pool
-        self._arena: Arena | None = arena
-        self._logits: torch.Tensor | None = None
+        self._capacity = capacity
+        self._wanted = wanted
+        self._answer: list[int] = []
+        self._arena: Arena | None = pool.take(capacity, wanted)
+        self._steps: Steps | None = None
 
     @property
     def _open(self) -> Arena:
@@ -158,35 +176,48 @@ class _ArenaSequence:
         for block in blocks:
             self._open.append(block)
 
-    def prefill(self, token_ids: Sequence[int]) -> None:
-        for start in range(0, len(token_ids), PREFILL_TOKENS):
-            piece = token_ids[start : start + PREFILL_TOKENS]
-            self._logits = self._owner.forward(piece, self._open)
+    def prefill(self, token_ids: Sequence[int], drafts: Drafts | None = None) -> None:
+        *before, last = range(0, len(token_ids), PREFILL_TOKENS)
+        for start in before:
+            self._owner.forward(token_ids[start : start + PREFILL_TOKENS], self._open)
+        self._steps = Steps(self._owner, self._open, drafts, limit=self._capacity)
+        self._steps.begin(token_ids[last:])
 
     def decode(self, sampling: Sampling) -> Iterator[Token]:
-        assert self._logits is not None, "prefill comes before decode"
+        steps = self._steps
+        assert steps is not None, "prefill comes before decode"
         tokenizer: Any = self._owner.tokenizer
-        choose = make_chooser(sampling, self._logits.device)
+        choose = make_chooser(sampling, steps.logits.device)
         detokenize = DecodeStream(skip_special_tokens=True)
         for left in range(sampling.max_tokens - 1, -1, -1):
-            token, margin = choose(self._logits), top_margin(self._logits)
+            logits = steps.logits
+            token, margin = choose(logits), top_margin(logits)
+            is_drafted = steps.is_drafted(token)
             if self._owner.is_end(token):
-                yield Token(token, "", margin, is_end=True)
+                yield Token(token, "", margin, is_end=True, is_drafted=is_drafted)
                 return
             text = detokenize.step(tokenizer.backend_tokenizer, token)
-            yield Token(token, text or "", margin)
+            yield Token(token, text or "", margin, is_drafted=is_drafted)
             if self._arena is None:
                 return
             if left:
-                self._logits = self._owner.forward([token], self._open)
+                self._answer.append(token)
+                steps.take(token)
 
     def snapshot(self, start: int, stop: int) -> KVBlock:
         return self._open.snapshot(start, stop)
 
     def close(self) -> None:
         if self._arena is not None:
-            self._pool.give(self._arena)
+            self._pool.give(self._arena, self._resident(self._arena.num_tokens))
             self._arena = None
+
+    def _resident(self, num_tokens: int) -> Resident:
+        """Name what the arena holds now: as much of prompt and answer as has KV."""
+        if not self._wanted.namespace:
+            return NOBODY
+        held = np.concatenate([self._wanted.token_ids, np.asarray(self._answer, np.int64)])
+        return Resident(self._wanted.namespace, held[:num_tokens])
 
 
 def require_fast(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,5 +1,7 @@
 """The arena holds KV in place: what goes in comes out, and a pool hands arenas on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from centroidkv.errors import UnsupportedModel
-from centroidkv.models.arena import Arena, ArenaPool, KVShape, kv_shape
+from centroidkv.models.arena import NOBODY, Arena, ArenaPool, KVShape, Resident, kv_shape
 from centroidkv.types import KVBlock
 from small_parts import make_block, make_llama
 
@@ -207,3 +209,53 @@ def test_reading_the_shape_leaves_the_model_as_it_was() -> None:
     kv_shape(model)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert DynamicCache(config=model.config).get_seq_length() == 0
+
+
+# residents: an arena that is taken over as it is
+
+
+def resident(tokens: Sequence[int], namespace: str = "one") -> Resident:
+    return Resident.of(namespace, tokens)
+
+
+def left_behind(pool: ArenaPool, held: Resident, capacity: int = 100) -> Arena:
+    arena = pool.take(capacity, held)
+    arena.resize(len(held.token_ids))
+    pool.give(arena, held)
+    return arena
+
+
+def test_a_sequence_that_begins_alike_takes_the_arena_over() -> None:
+    pool = ArenaPool(shape(), budget_bytes=1 << 20)
+    arena = left_behind(pool, resident(range(80)))
+    taken = pool.take(100, resident([*range(70), 7, 7, 7]))
+    assert taken is arena
+    assert taken.num_tokens == 70
+
+
+def test_one_token_is_left_to_compute() -> None:
+    pool = ArenaPool(shape(), budget_bytes=1 << 20)
+    left_behind(pool, resident(range(80)))
+    assert pool.take(100, resident(range(80))).num_tokens == 79
+
+
+def test_no_other_namespace_and_no_shared_head_alone_takes_it_over() -> None:
+    pool = ArenaPool(shape(), budget_bytes=1 << 20)
+    arena = left_behind(pool, resident(range(80)))
+    for wanted in (resident(range(80), "two"), resident([*range(30), *[7] * 60]), NOBODY):
+        other = pool.take(100, wanted)
+        assert other is not arena
+        assert other.num_tokens == 0
+    # It is still there for those who share it.
+    assert pool.take(100, resident(range(80))) is arena
+
+
+def test_without_room_a_resident_makes_way_and_its_kv_is_not_found() -> None:
+    one = Arena(shape(), 256).num_bytes
+    pool = ArenaPool(shape(), budget_bytes=one)
+    arena = left_behind(pool, resident(range(80)))
+    taken = pool.take(100, resident([5] * 80))
+    assert taken is arena
+    assert taken.num_tokens == 0
+    pool.give(taken)
+    assert pool.take(100, resident(range(80))).num_tokens == 0

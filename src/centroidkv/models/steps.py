@@ -1,0 +1,85 @@
+"""The forwards of one answer: one for each token, or one for a token and a draft to verify.
+
+Knows what was run and which logits follow which token; not how a token is chosen.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from centroidkv.models.arena import Arena
+from centroidkv.models.drafting import Drafter, Kind, Pace
+from centroidkv.types import Drafts
+
+__all__ = ["Steps"]
+
+
+class _Forward(Protocol):
+    pace: Pace
+
+    def forward(self, token_ids: Sequence[int], arena: Arena, *, rows: int = 1) -> torch.Tensor: ...
+
+
+class Steps:
+    """Walks through an answer behind a prefilled prompt.
+
+    Between two calls the arena counts just the tokens that were taken; the KV of guesses that are
+    not confirmed lies behind them and is written over.
+    """
+
+    def __init__(self, owner: _Forward, arena: Arena, drafts: Drafts | None, *, limit: int) -> None:
+        self._owner = owner
+        self._arena = arena
+        self._limit = limit  # most tokens that may ever have KV here
+        self._rows = torch.empty(0)
+        self._row = 0
+        self._draft: Sequence[int] = ()  # row i of the logits follows its first i tokens
+        self._guess: Sequence[int] = ()  # what the draft is the part of that was worth a forward
+        self._kind: Kind = "match"
+        self._drafter = Drafter(drafts) if drafts is not None else None
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """The logits of the next token, [vocabulary]."""
+        return self._rows[self._row]
+
+    def begin(self, token_ids: Sequence[int]) -> None:
+        """Run the end of the prompt."""
+        self._run(token_ids)
+
+    def is_drafted(self, token: int) -> bool:
+        """Tell whether a choice of the next token was guessed, and has KV already."""
+        return self._row < len(self._draft) and self._draft[self._row] == token
+
+    def take(self, token: int) -> None:
+        """Go on behind a chosen token."""
+        is_drafted = self.is_drafted(token)
+        if self._drafter is not None:
+            if self._row < len(self._guess):
+                # Judged without cost, also where nothing was verified.
+                right = self._guess[self._row] == token
+                self._owner.pace.guessed(self._kind, is_right=right)
+            self._drafter.push(token)
+        if is_drafted:
+            self._arena.resize(self._arena.num_tokens + 1)
+            self._row += 1
+        else:
+            self._run([token])
+
+    def _run(self, token_ids: Sequence[int]) -> None:
+        """Run tokens, and a guess at what follows where that is worth it."""
+        valid = self._arena.num_tokens + len(token_ids)
+        self._draft = self._worth_verifying(len(token_ids), room=self._limit - valid)
+        rows = 1 + len(self._draft)
+        self._rows = self._owner.forward([*token_ids, *self._draft], self._arena, rows=rows)
+        self._row = 0
+        self._arena.resize(valid)
+
+    def _worth_verifying(self, behind: int, *, room: int) -> Sequence[int]:
+        if self._drafter is None or room < 1:
+            self._guess = ()
+            return ()
+        self._kind, self._guess = self._drafter.propose()
+        most = min(room, len(self._guess))
+        return self._guess[: self._owner.pace.length(self._kind, most, behind=behind)]
