@@ -272,6 +272,7 @@ def _measured(run: Run, num_tokens: int, decode_s: float) -> Usage:
         completion_tokens=num_tokens,
         dropped_pins=run.dropped_pins,
         cluster=route.cluster.id if route and route.cluster and route.is_admitted else None,
+        domain=route.settled_domain if route else None,
         distance=route.distance if route and route.cluster else None,
         tier=run.tier,
         embed_s=route.embed_s if route else 0.0,

@@ -4,8 +4,9 @@ questions -> embed, retrieve -> fit (`fitting.py`) -> plan file, centroid index.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from centroidkv.config import PlanConfig
@@ -14,6 +15,7 @@ from centroidkv.fitting import fit_plan
 from centroidkv.learning import Learner
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.retrieval import deep_retrieve
+from centroidkv.routing.domains import DomainSettings
 from centroidkv.routing.history import Seen
 from centroidkv.routing.router import Router
 from centroidkv.types import Passage, valid_text
@@ -23,7 +25,7 @@ __all__ = ["BuildReport", "Builder", "clean_questions"]
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build made."""
+    """What a build made; `domains` counts the clusters of each, {} where none was given."""
 
     num_questions: int
     num_clusters: int
@@ -31,6 +33,7 @@ class BuildReport:
     plan_id: str
     is_new: bool
     seconds: float
+    domains: dict[str, int] = field(default_factory=dict)
 
 
 def clean_questions(
@@ -72,11 +75,13 @@ class Builder:
         retriever: Any,
         config: PlanConfig,
         progress: Progress,
+        *,
+        domain_settings: DomainSettings | None = None,
     ) -> BuildReport:
         """Fit a plan to questions (each with its domain); one equal to that in force is not kept.
 
         Raises:
-            ConfigError: Not a retriever.
+            ConfigError: Not a retriever, or a domain's settings are wrong.
         """
         begin = time.perf_counter()
         seen, passages = self._observe(list(asked), retriever, config.retrieval_depth, progress)
@@ -87,6 +92,7 @@ class Builder:
             namespace=self._learner.plan_namespace,
             count_tokens=self._model.count_tokens,
             domains=asked,
+            domain_settings=domain_settings,
         )
         is_new = self._learner.put_in_force(plan)
         in_force = self._router.plan or plan
@@ -97,6 +103,7 @@ class Builder:
             plan_id=in_force.id,
             is_new=is_new,
             seconds=time.perf_counter() - begin,
+            domains=dict(sorted(Counter(c.domain for c in in_force.clusters if c.domain).items())),
         )
 
     def _observe(

@@ -14,7 +14,12 @@ from centroidkv import __version__
 from centroidkv.config import EngineConfig
 from centroidkv.engine import DEFAULT_EMBEDDER, DEFAULT_MODEL, Engine
 from centroidkv.errors import CentroidKVError
-from centroidkv.knowledge import KnowledgeBase, read_passages, read_questions
+from centroidkv.knowledge import (
+    KnowledgeBase,
+    read_domain_settings,
+    read_passages,
+    read_questions,
+)
 from centroidkv.maintenance import check_store, store_stats
 from centroidkv.store import Store
 from centroidkv.types import Message, Passage
@@ -58,6 +63,8 @@ def _build(options: argparse.Namespace) -> int:
         report = engine.build(
             questions=questions.texts,
             domains=questions.domains,
+            domain_settings=options.domain_settings
+            and read_domain_settings(options.domain_settings),
             retriever=lambda q: base.search(q, 16),
             num_clusters=options.clusters,
             show_progress=not options.json,
@@ -81,7 +88,12 @@ def _ask(options: argparse.Namespace) -> int:
     with _open(options, create=False) as engine:
         base = KnowledgeBase.load(engine.store.path, engine.router.embedder)
         done = _answer(
-            engine, base, options.question, max_tokens=options.max_tokens, reuse=options.reuse
+            engine,
+            base,
+            options.question,
+            domain=options.domain,
+            max_tokens=options.max_tokens,
+            reuse=options.reuse,
         )
     usage = done.usage
     _print(
@@ -129,9 +141,16 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if report.is_clean or options.repair else 1
 
 
-def _answer(engine: Engine, base: KnowledgeBase, question: str, **options: Any) -> Any:
+def _answer(
+    engine: Engine,
+    base: KnowledgeBase,
+    question: str,
+    *,
+    domain: str | None = None,
+    **options: Any,
+) -> Any:
     """Retrieve, render the command line's own prompt, answer."""
-    route = engine.route(question)
+    route = engine.route(question, domain=domain)
     passages = engine.compose(route, base.search(question))
     return engine.generate(_render(passages, question), question=question, **options)
 
@@ -199,8 +218,10 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--questions", type=Path, required=True, help="CSV: question[,domain]")
     build.add_argument("--passages", type=Path, required=True, help="JSON lines: id, text[, title]")
     build.add_argument("--clusters", type=int, default=None, help="default: a tenth as many")
+    build.add_argument("--domain-settings", type=Path, help="JSON: settings by domain")
     ask = command("ask", _ask, "answer one question from a store", lines[2].strip())
     ask.add_argument("question")
+    ask.add_argument("--domain", help="keep to the clusters of a domain; default: learnt")
     ask.add_argument("--max-tokens", type=int, default=64)
     ask.add_argument("--reuse", default="exact", choices=["exact", "representative", "off"])
     command("stats", _stats, "print what a store holds", lines[3].strip())

@@ -25,10 +25,10 @@ class Retrieving:
         self._records = records
         self._namespace = namespace
 
-    def route(self, question: str) -> Route:
+    def route(self, question: str, domain: str | None = None) -> Route:
         """Send a question to its cluster, and start loading the cluster's KV."""
         run = current_warming()
-        route = self._router.route(question)
+        route = self._router.route(question, domain)
         plan = self._router.plan
         if run is None and route.is_admitted and route.cluster is not None and plan is not None:
             self._store.prefetcher.begin(self._namespace, plan.id, route.cluster.id)
