@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from centroidkv import __version__
+from centroidkv.chat_logs import read_chat_log
 from centroidkv.config import EngineConfig
 from centroidkv.engine import DEFAULT_EMBEDDER, DEFAULT_MODEL, Engine
 from centroidkv.errors import CentroidKVError
@@ -56,15 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    questions = read_questions(options.questions)
+    # Read before the model is loaded, which takes longer than a typing error should.
+    past = read_questions(options.questions) if options.questions else None
+    log = options.chat_log
+    turns = read_chat_log(log, column=options.chat_column) if log else None
+    own = options.domain_settings
+    settings = read_domain_settings(own) if own else None
     passages = read_passages(options.passages)
     with _open(options) as engine:
         base = KnowledgeBase(passages, engine.router.embedder)
         report = engine.build(
-            questions=questions.texts,
-            domains=questions.domains,
-            domain_settings=options.domain_settings
-            and read_domain_settings(options.domain_settings),
+            questions=past.texts if past else None,
+            domains=past.domains if past else None,
+            chat_log=turns,
+            domain_settings=settings,
             retriever=lambda q: base.search(q, 16),
             num_clusters=options.clusters,
             show_progress=not options.json,
@@ -215,7 +221,9 @@ def _parser() -> argparse.ArgumentParser:
 
     lines = _EXAMPLES.splitlines()
     build = command("build", _build, "cluster past questions and fill the store", lines[1].strip())
-    build.add_argument("--questions", type=Path, required=True, help="CSV: question[,domain]")
+    build.add_argument("--questions", type=Path, help="CSV: question[,domain]")
+    build.add_argument("--chat-log", type=Path, help="conversations: .tsv, .csv or .jsonl")
+    build.add_argument("--chat-column", help="its column or key with the customer's text")
     build.add_argument("--passages", type=Path, required=True, help="JSON lines: id, text[, title]")
     build.add_argument("--clusters", type=int, default=None, help="default: a tenth as many")
     build.add_argument("--domain-settings", type=Path, help="JSON: settings by domain")

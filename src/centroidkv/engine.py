@@ -12,16 +12,18 @@ from typing import Any, Self, Unpack
 from centroidkv.answering import Answering
 from centroidkv.answers import AnswerStore
 from centroidkv.approximation import ApproximateAnswering
-from centroidkv.build import Builder, BuildReport, clean_questions
+from centroidkv.build import Builder, BuildReport
 from centroidkv.calibrating import calibrate, calibration_of
 from centroidkv.config import EngineConfig, PlanConfig
 from centroidkv.errors import ConfigError
+from centroidkv.gathering import gather
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
+from centroidkv.redaction import Redact
 from centroidkv.representative import Representatives
 from centroidkv.request import Request, RequestOptions
 from centroidkv.retrieval import as_invoke
@@ -122,8 +124,10 @@ class Engine:
     def build(
         self,
         *,
-        questions: Iterable[str],
+        questions: Iterable[str] | None = None,
         retriever: Any,
+        chat_log: str | Path | Iterable[str] | None = None,
+        redact: Redact | None = None,
         domains: Iterable[str] | None = None,
         domain_settings: DomainSettings | None = None,
         show_progress: bool = False,
@@ -134,6 +138,8 @@ class Engine:
         Args:
             questions: Past questions; blank and repeated ones are dropped.
             retriever: The user's retriever: LangChain, LlamaIndex, or a function.
+            chat_log: A file of conversations, or their turns; what asks in them is taken.
+            redact: Masks a turn of the log before it is stored; default `mask_personal`.
             domains: The questions' domains; one that is "" is learnt from its neighbours.
             domain_settings: By domain: settings of its own and `kv_budget_bytes`.
             show_progress: Draw a progress bar.
@@ -145,7 +151,7 @@ class Engine:
         self._require_open()
         self.store.require_writable("build a plan")
         config = PlanConfig.of({**self.config.plan_settings, **settings})
-        asked = clean_questions(questions, domains)
+        asked = gather(questions, domains, chat_log, redact, self.router.embedder)
         builder = Builder(self.router, self.model, self._learner)
         progress = progress_bar() if show_progress else no_progress
         return builder.build(asked, retriever, config, progress, domain_settings=domain_settings)
