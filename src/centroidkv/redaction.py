@@ -35,7 +35,7 @@ _NUMBERED = re.compile(
 # Three digits are a number's rest only where the text says so.
 _SHORT = re.compile(
     r"(\b(?:ssn|cvv|cvc|pin|card|account|digits?|ending)\b(?: (?:no|num|number|is|in|of|with|are))*"
-    r"[ :]+)(\d{3,})\b",
+    r"[ :]+)(\d{3})\b",
     re.IGNORECASE,
 )
 _NAME = re.compile(
@@ -60,19 +60,22 @@ def mask_personal(text: str) -> str:
     text = _SCIENTIFIC.sub("[number]", text)
     text = _IBAN.sub(lambda m: "[account]" if sum(c.isdigit() for c in m[0]) > 7 else m[0], text)
     text = _SSN.sub("[ssn]", text)
-    text = _GROUPED.sub(_grouped, text)
+    text = _GROUPED.sub(_card, text)
     text = _PHONE.sub("[phone]", text)
+    text = _GROUPED.sub(_grouped, text)
     text = _SHORT.sub(r"\1[number]", text)
     speaks_of_numbers = bool(_NUMBERED.search(text))
     text = _LONG.sub(lambda m: _long(m, speaks_of_numbers=speaks_of_numbers), text)
     return _NAME.sub(r"\1[name]", text)
 
 
+def _card(found: re.Match[str]) -> str:
+    return "[card]" if sum(c.isdigit() for c in found[0]) >= 12 else found[0]
+
+
 def _grouped(found: re.Match[str]) -> str:
-    digits = sum(c.isdigit() for c in found[0])
-    if digits >= 12:
-        return "[card]"
-    return "[number]" if digits >= 7 and not _AMOUNT.match(found.string, found.end()) else found[0]
+    is_number = sum(c.isdigit() for c in found[0]) >= 7
+    return "[number]" if is_number and not _AMOUNT.match(found.string, found.end()) else found[0]
 
 
 def _long(found: re.Match[str], *, speaks_of_numbers: bool) -> str:
