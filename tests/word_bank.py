@@ -19,6 +19,8 @@ QUESTIONS = [
     "repay my personal loan early",
 ]
 
+DOMAINS = ["cards"] * 3 + ["transfers"] * 3 + ["loans"] * 3
+
 
 def search(question: str) -> list[Passage]:
     """Find passages by shared words, all of them, best first."""

@@ -303,6 +303,7 @@ def _measured(run: Run, tokens: Sequence[Token], decode_s: float) -> Usage:
         dropped_pins=run.dropped_pins,
         pinned_passages=run.record.num_pins if run.record else 0,
         cluster=cluster.id if cluster is not None else None,
+        domain=route.settled_domain if route else None,
         distance=far,
         tier=run.tier,
         embed_s=route.embed_s if route else 0.0,

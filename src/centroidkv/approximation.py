@@ -151,6 +151,7 @@ class ApproximateAnswering:
             outcome="hit",
             reason=_REASONS[self._config.representative_form],
             cluster=route.cluster.id if route.cluster else None,
+            domain=route.settled_domain,
             distance=route.distance,
             embed_s=route.embed_s,
             route_s=route.route_s,

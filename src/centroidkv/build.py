@@ -4,26 +4,33 @@ questions -> embed, retrieve -> fit (`fitting.py`) -> plan file, centroid index.
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from centroidkv.config import PlanConfig
-from centroidkv.errors import ConfigError
 from centroidkv.fitting import fit_plan
+from centroidkv.gathering import Gathered
 from centroidkv.learning import Learner
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.retrieval import deep_retrieve
+from centroidkv.routing.domains import DomainSettings
 from centroidkv.routing.history import Seen
 from centroidkv.routing.router import Router
-from centroidkv.types import Passage, valid_text
+from centroidkv.sifting import SiftReport
+from centroidkv.types import Passage
 
-__all__ = ["BuildReport", "Builder", "clean_questions"]
+__all__ = ["BuildReport", "Builder"]
 
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build made."""
+    """What a build made.
+
+    `domains` counts the clusters of each, {} where none was given; `chat_log` tells what of one
+    was taken.
+    """
 
     num_questions: int
     num_clusters: int
@@ -31,31 +38,8 @@ class BuildReport:
     plan_id: str
     is_new: bool
     seconds: float
-
-
-def clean_questions(
-    questions: Iterable[str], domains: Iterable[str] | None = None
-) -> dict[str, str]:
-    """Return the distinct, non-blank questions, each with its domain ("" when unknown).
-
-    Raises:
-        ConfigError: There are none, one is not text, or there are more or fewer domains.
-    """
-    asked = list(questions)
-    kinds = list(domains) if domains is not None else [""] * len(asked)
-    if len(kinds) != len(asked):
-        raise ConfigError(f"{len(asked)} questions came with {len(kinds)} domains")
-    odd = [q for q in asked if not isinstance(q, str)]
-    if odd:
-        raise ConfigError(f"questions must be strings, found {type(odd[0]).__name__}: {odd[0]!r}")
-    cleaned: dict[str, str] = {}
-    for question, domain in zip(asked, kinds, strict=True):
-        text = " ".join(valid_text(question).split())
-        if text:
-            cleaned.setdefault(text, domain or "")
-    if not cleaned:
-        raise ConfigError("there are no questions to build from: the list is empty or all blank")
-    return cleaned
+    domains: dict[str, int] = field(default_factory=dict)
+    chat_log: SiftReport | None = None
 
 
 class Builder:
@@ -68,35 +52,42 @@ class Builder:
 
     def build(
         self,
-        asked: dict[str, str],
+        asked: Gathered,
         retriever: Any,
         config: PlanConfig,
         progress: Progress,
+        *,
+        domain_settings: DomainSettings | None = None,
     ) -> BuildReport:
-        """Fit a plan to questions (each with its domain); one equal to that in force is not kept.
+        """Fit a plan to past questions; one equal to that in force is not kept.
 
         Raises:
-            ConfigError: Not a retriever.
+            ConfigError: Not a retriever, or a domain's settings are wrong.
         """
         begin = time.perf_counter()
-        seen, passages = self._observe(list(asked), retriever, config.retrieval_depth, progress)
+        seen, passages = self._observe(
+            list(asked.domains), retriever, config.retrieval_depth, progress
+        )
         plan = fit_plan(
             seen,
             passages,
             config,
             namespace=self._learner.plan_namespace,
             count_tokens=self._model.count_tokens,
-            domains=asked,
+            domains=asked.domains,
+            domain_settings=domain_settings,
         )
         is_new = self._learner.put_in_force(plan)
         in_force = self._router.plan or plan
         return BuildReport(
-            num_questions=len(asked),
+            num_questions=len(asked.domains),
             num_clusters=len(in_force.clusters),
             num_passages=len(in_force.passages),
             plan_id=in_force.id,
             is_new=is_new,
             seconds=time.perf_counter() - begin,
+            domains=dict(sorted(Counter(c.domain for c in in_force.clusters if c.domain).items())),
+            chat_log=asked.chat_log,
         )
 
     def _observe(

@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from centroidkv import __version__
+from centroidkv.chat_logs import read_chat_log
 from centroidkv.config import EngineConfig
 from centroidkv.engine import DEFAULT_EMBEDDER, DEFAULT_MODEL, Engine
 from centroidkv.errors import CentroidKVError
-from centroidkv.knowledge import KnowledgeBase, read_passages, read_questions
+from centroidkv.knowledge import (
+    KnowledgeBase,
+    read_domain_settings,
+    read_passages,
+    read_questions,
+)
 from centroidkv.maintenance import check_store, store_stats
 from centroidkv.store import Store
 from centroidkv.types import Message, Passage
@@ -51,13 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    questions = read_questions(options.questions)
+    # Read before the model is loaded, which takes longer than a typing error should.
+    past = read_questions(options.questions) if options.questions else None
+    log = options.chat_log
+    turns = read_chat_log(log, column=options.chat_column) if log else None
+    own = options.domain_settings
+    settings = read_domain_settings(own) if own else None
     passages = read_passages(options.passages)
     with _open(options) as engine:
         base = KnowledgeBase(passages, engine.router.embedder)
         report = engine.build(
-            questions=questions.texts,
-            domains=questions.domains,
+            questions=past.texts if past else None,
+            domains=past.domains if past else None,
+            chat_log=turns,
+            domain_settings=settings,
             retriever=lambda q: base.search(q, 16),
             num_clusters=options.clusters,
             show_progress=not options.json,
@@ -81,7 +94,12 @@ def _ask(options: argparse.Namespace) -> int:
     with _open(options, create=False) as engine:
         base = KnowledgeBase.load(engine.store.path, engine.router.embedder)
         done = _answer(
-            engine, base, options.question, max_tokens=options.max_tokens, reuse=options.reuse
+            engine,
+            base,
+            options.question,
+            domain=options.domain,
+            max_tokens=options.max_tokens,
+            reuse=options.reuse,
         )
     usage = done.usage
     _print(
@@ -129,9 +147,16 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if report.is_clean or options.repair else 1
 
 
-def _answer(engine: Engine, base: KnowledgeBase, question: str, **options: Any) -> Any:
+def _answer(
+    engine: Engine,
+    base: KnowledgeBase,
+    question: str,
+    *,
+    domain: str | None = None,
+    **options: Any,
+) -> Any:
     """Retrieve, render the command line's own prompt, answer."""
-    route = engine.route(question)
+    route = engine.route(question, domain=domain)
     passages = engine.compose(route, base.search(question))
     return engine.generate(_render(passages, question), question=question, **options)
 
@@ -196,11 +221,15 @@ def _parser() -> argparse.ArgumentParser:
 
     lines = _EXAMPLES.splitlines()
     build = command("build", _build, "cluster past questions and fill the store", lines[1].strip())
-    build.add_argument("--questions", type=Path, required=True, help="CSV: question[,domain]")
+    build.add_argument("--questions", type=Path, help="CSV: question[,domain]")
+    build.add_argument("--chat-log", type=Path, help="conversations: .tsv, .csv or .jsonl")
+    build.add_argument("--chat-column", help="its column or key with the customer's text")
     build.add_argument("--passages", type=Path, required=True, help="JSON lines: id, text[, title]")
     build.add_argument("--clusters", type=int, default=None, help="default: a tenth as many")
+    build.add_argument("--domain-settings", type=Path, help="JSON: settings by domain")
     ask = command("ask", _ask, "answer one question from a store", lines[2].strip())
     ask.add_argument("question")
+    ask.add_argument("--domain", help="keep to the clusters of a domain; default: learnt")
     ask.add_argument("--max-tokens", type=int, default=64)
     ask.add_argument("--reuse", default="exact", choices=["exact", "representative", "off"])
     command("stats", _stats, "print what a store holds", lines[3].strip())

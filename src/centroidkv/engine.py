@@ -12,21 +12,24 @@ from typing import Any, Self, Unpack
 from centroidkv.answering import Answering
 from centroidkv.answers import AnswerStore
 from centroidkv.approximation import ApproximateAnswering
-from centroidkv.build import Builder, BuildReport, clean_questions
+from centroidkv.build import Builder, BuildReport
 from centroidkv.calibrating import calibrate, calibration_of
 from centroidkv.config import EngineConfig, PlanConfig
 from centroidkv.errors import ConfigError
+from centroidkv.gathering import gather
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
+from centroidkv.redaction import Redact
 from centroidkv.representative import Representatives
 from centroidkv.request import Request, RequestOptions
 from centroidkv.retrieval import as_invoke
 from centroidkv.retrieving import Retrieving
 from centroidkv.routing.calibration import Calibration, LabelledPair
+from centroidkv.routing.domains import DomainSettings
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.risk import Bound
 from centroidkv.routing.router import Router
@@ -121,9 +124,12 @@ class Engine:
     def build(
         self,
         *,
-        questions: Iterable[str],
+        questions: Iterable[str] | None = None,
         retriever: Any,
+        chat_log: str | Path | Iterable[str] | None = None,
+        redact: Redact | None = None,
         domains: Iterable[str] | None = None,
+        domain_settings: DomainSettings | None = None,
         show_progress: bool = False,
         **settings: Any,
     ) -> BuildReport:
@@ -132,7 +138,10 @@ class Engine:
         Args:
             questions: Past questions; blank and repeated ones are dropped.
             retriever: The user's retriever: LangChain, LlamaIndex, or a function.
-            domains: The questions' domains, where known.
+            chat_log: A file of conversations, or their turns; what asks in them is taken.
+            redact: Masks a turn of the log before it is stored; default `mask_personal`.
+            domains: The questions' domains; one that is "" is learnt from its neighbours.
+            domain_settings: By domain: settings of its own and `kv_budget_bytes`.
             show_progress: Draw a progress bar.
             **settings: See `PlanConfig`.
 
@@ -142,10 +151,10 @@ class Engine:
         self._require_open()
         self.store.require_writable("build a plan")
         config = PlanConfig.of({**self.config.plan_settings, **settings})
-        asked = clean_questions(questions, domains)
+        asked = gather(questions, domains, chat_log, redact, self.router.embedder)
         builder = Builder(self.router, self.model, self._learner)
         progress = progress_bar() if show_progress else no_progress
-        return builder.build(asked, retriever, config, progress)
+        return builder.build(asked, retriever, config, progress, domain_settings=domain_settings)
 
     def calibrate(self, pairs: str | Path | Sequence[LabelledPair]) -> list[Bound]:
         """Learn from labelled pairs when another question's answer may be served.
@@ -193,16 +202,20 @@ class Engine:
 
     # online: retrieval
 
-    def route(self, question: str) -> Route:
+    def route(self, question: str, *, domain: str | None = None) -> Route:
         """Send a question to its cluster, and start loading the cluster's KV.
 
+        With a `domain` only clusters of that domain are looked at; one that the plan does not
+        know admits nothing.
+
         Raises:
-            ConfigError: The question is not a text, or the engine is closed.
+            ConfigError: Question or domain is not a text, or the engine is closed.
         """
         self._require_open()
-        if not isinstance(question, str):
-            raise ConfigError(f"question must be a text, not {question!r}")
-        return self._retrieving.route(valid_text(question))
+        for name, text in (("question", question), ("domain", "" if domain is None else domain)):
+            if not isinstance(text, str):
+                raise ConfigError(f"{name} must be a text, not {text!r}")
+        return self._retrieving.route(valid_text(question), domain)
 
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model.

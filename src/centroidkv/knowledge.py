@@ -18,7 +18,13 @@ from centroidkv.files import write_atomic
 from centroidkv.protocols import Embedder
 from centroidkv.types import FloatArray, Passage
 
-__all__ = ["KnowledgeBase", "Questions", "read_passages", "read_questions"]
+__all__ = [
+    "KnowledgeBase",
+    "Questions",
+    "read_domain_settings",
+    "read_passages",
+    "read_questions",
+]
 
 FILE = "passages.jsonl"
 
@@ -57,6 +63,23 @@ def read_questions(path: Path) -> Questions:
     if not texts:
         raise ConfigError(f"{path} holds no questions below its header")
     return Questions(texts, domains)
+
+
+def read_domain_settings(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a JSON object of objects: by domain, its settings.
+
+    Raises:
+        ConfigError: Not there, not UTF-8, or something else.
+    """
+    try:
+        settings = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from error
+    if not isinstance(settings, dict) or not all(isinstance(s, dict) for s in settings.values()):
+        raise ConfigError(
+            f'{path}: needs an object of settings by domain, as {{"loans": {{"num_clusters": 20}}}}'
+        )
+    return settings
 
 
 def read_passages(path: Path) -> list[Passage]:

@@ -9,13 +9,14 @@ import threading
 from dataclasses import dataclass, replace
 
 from centroidkv.config import PlanConfig
+from centroidkv.domain_budgets import DomainBudgets
 from centroidkv.drafts import DraftStore
 from centroidkv.fitting import fit_plan
 from centroidkv.kv.blocks import BLOCK_TOKENS, Match, Piece, block_id, chain
 from centroidkv.kv.manifest import PrefixRow
 from centroidkv.outcome import Layout
 from centroidkv.protocols import CausalModel, RunningSequence
-from centroidkv.routing.growth import grow
+from centroidkv.routing.growth import domain_near, grow
 from centroidkv.routing.history import History, Seen, open_history
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.projection import identity
@@ -61,6 +62,7 @@ class Learner:
         self._store = store
         self._router = router
         self._model = model
+        self._budgets = DomainBudgets(store.blocks.disk.manifest, namespace)
         self._history: History | None = None
         self._drafts: DraftStore | None = None
         self._planning = threading.Lock()
@@ -150,18 +152,35 @@ class Learner:
     def _later(self, answered: Answered, pieces: list[Piece]) -> None:
         blocks = self._store.blocks
         blocks.touch([s.id for s in answered.match.steps])
+        record = answered.record if answered.record and answered.record.passages else None
         try:
+            if pieces and record and not self._has_room(record, answered, pieces):
+                blocks.disk.manifest.count(["over_domain_budget"])
+                pieces = []
             blocks.persist(pieces)
         finally:
-            record = answered.record
             if self._drafts is not None and answered.answer:
-                self._drafts.keep(answered.prompt.token_ids, self._scope(record), answered.answer)
-            if record is not None and record.passages:
+                scope = self._scope(answered.record)
+                self._drafts.keep(answered.prompt.token_ids, scope, answered.answer)
+            if record is not None:
                 self._remember(record)
                 plan = self._router.plan
                 cluster = self._cluster_of(record)
-                if pieces and plan is not None and cluster is not None:
+                if plan and cluster and pieces and self._has_room(record, answered, pieces):
                     self.fill(plan, cluster, answered.prompt, answered.where)
+
+    def _has_room(self, record: Record, answered: Answered, pieces: list[Piece]) -> bool:
+        """Tell whether the domain of the cluster that a request began with may store its KV."""
+        plan, cluster = self._router.plan, self._cluster_of(record)
+        if plan is None or cluster is None:
+            return True
+        block = pieces[0].block
+        return self._budgets.has_room(
+            plan,
+            cluster,
+            answered.prompt.token_ids[: answered.where.pins_end or None],
+            bytes_per_token=block.num_bytes // block.num_tokens,
+        )
 
     def _cluster_of(self, record: Record) -> Cluster | None:
         """Return the cluster whose pins, or first pins, this request's prompt began with."""
@@ -219,7 +238,7 @@ class Learner:
         if self._history is None or route.embedding.size == 0:
             return
         ranked = [p.id for p in record.passages]
-        seen = Seen(record.question, route.embedding, tuple(ranked))
+        seen = Seen(record.question, route.embedding, tuple(ranked), route.domain or "")
         self._history.add(seen, record.passages, is_placed=route.is_admitted)
         if not route.is_admitted:
             self._grow({p.id: p for p in record.passages})
@@ -238,6 +257,7 @@ class Learner:
         waiting = self._history.waiting()
         cluster = grow(
             waiting,
+            domain=domain_near(plan, waiting[-1].embedding) if plan and waiting else "",
             cluster_id=len(plan.clusters) if plan else 0,
             min_members=1 if is_online else config.near_misses,
             radius=config.online_radius,

@@ -41,8 +41,11 @@ class Embedder(Protocol):
 class CentroidIndex(Protocol):
     """Finds the nearest centroid among those of one plan, in the reduced space."""
 
-    def nearest(self, vector: FloatArray) -> int | None:
-        """Return the id of the cluster nearest to `vector` (shape [reduced]), None if empty."""
+    def nearest(self, vector: FloatArray, domain: str | None = None) -> int | None:
+        """Return the id of the cluster nearest to `vector` (shape [reduced]), None if empty.
+
+        With a `domain`, of the clusters that serve it: its own, and those it is a guest of.
+        """
 
     def put(self, clusters: Sequence[Cluster], reduced: FloatArray) -> None:
         """Insert or replace clusters; `reduced` has shape [len(clusters), reduced]."""

@@ -27,9 +27,9 @@ class Retrieving:
         self._namespace = namespace
         self._chooser = PinChooser(store.config)
 
-    def route(self, question: str) -> Route:
+    def route(self, question: str, domain: str | None = None) -> Route:
         """Send a question to its cluster, and start loading the cluster's KV."""
-        route = self._router.route(question)
+        route = self._router.route(question, domain)
         if current_warming() is None and route.is_admitted:
             self._prefetch(route.cluster)
         return route

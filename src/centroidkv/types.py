@@ -120,7 +120,8 @@ class Cluster:
     """A group of past questions and the context that is pinned for it.
 
     `centroid` is the mean of the members' embeddings, shape [dim]; `radius` is the largest
-    Euclidean distance to it, in that full space, at which a question is admitted.
+    Euclidean distance to it, in that full space, at which a question is admitted. `guests` are
+    other domains whose past questions lie nearest to it: it serves them too.
     """
 
     id: int
@@ -131,11 +132,15 @@ class Cluster:
     radius: float
     num_members: int
     domain: str = ""
+    guests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a question was sent: the nearest cluster, how far it is, and whether it admits."""
+    """Where a question was sent: the nearest cluster, how far it is, and whether it admits.
+
+    `domain` is that which was given; without one, the nearest cluster decides its domain too.
+    """
 
     question: str
     embedding: FloatArray
@@ -144,6 +149,13 @@ class Route:
     is_admitted: bool
     embed_s: float = 0.0
     route_s: float = 0.0
+    domain: str | None = None
+
+    @property
+    def settled_domain(self) -> str | None:
+        """The domain given, else that of the cluster that admits, None where there is none."""
+        learnt = self.cluster.domain if self.cluster and self.is_admitted else None
+        return self.domain or learnt or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +235,8 @@ class Usage:
     """What happened to one request, and what it cost; times in seconds, counts in tokens.
 
     An `approximate` answer may be that to another question, `representative`; `error_bound` is
-    the calibrated limit of how often it is wrong, None where that is unknown. Of the answer,
+    the calibrated limit of how often it is wrong, None where that is unknown. `domain` is that of
+    the cluster, or that which was given where no cluster admitted the question. Of the answer,
     `drafted_tokens` were guessed right and cost no step of their own.
     """
 
@@ -237,6 +250,7 @@ class Usage:
     dropped_pins: int = 0
     drafted_tokens: int = 0
     cluster: int | None = None
+    domain: str | None = None
     distance: float | None = None
     tier: Literal["memory", "disk", "none"] = "none"
     approximate: bool = False

@@ -9,9 +9,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from centroidkv.domain_budgets import DomainBudgets, by_worth, full_budget
 from centroidkv.errors import ConfigError
 from centroidkv.kv.blocks import block_id
 from centroidkv.learning import Learner
@@ -32,7 +33,10 @@ __all__ = ["WarmReport", "Warmer"]
 
 @dataclass(frozen=True, slots=True)
 class WarmReport:
-    """What warming did: clusters filled now, filled before, and why the others were not."""
+    """What warming did: clusters filled now, filled before, and why the others were not.
+
+    `domain_bytes` is what the clusters of each domain with a budget have on disk.
+    """
 
     num_clusters: int
     filled: int
@@ -40,6 +44,7 @@ class WarmReport:
     problems: dict[str, int]
     stored_tokens: int
     seconds: float
+    domain_bytes: dict[str, int] = field(default_factory=dict)
 
 
 class Warmer:
@@ -50,6 +55,8 @@ class Warmer:
         self._router = router
         self._model = model
         self._learner = learner
+        self._budgets = DomainBudgets(store.blocks.disk.manifest, learner.namespace)
+        self._bytes_per_token = 0
         self._counts: Counter[str] = Counter()
         self._problems: Counter[str] = Counter()
 
@@ -88,7 +95,7 @@ class Warmer:
         plan = self._router.plan
         if plan is None:
             raise ConfigError("there is nothing to warm yet; call build(questions=..., ...) first")
-        for done, cluster in enumerate(plan.clusters):
+        for done, cluster in enumerate(by_worth(plan)):
             progress("warm", done, len(plan.clusters))
             runs = [WarmingRun(cluster, plan.pinned(cluster)) for _ in cluster.members[:2]]
             yield from zip(cluster.members[:2], runs, strict=True)
@@ -120,6 +127,9 @@ class Warmer:
         head = Prompt(prompt.text, prompt.token_ids[:shared], prompt.offsets[:shared])
         if self._is_filled(cluster, head, where):
             self._counts["already"] += 1
+        elif not self._has_room(cluster, head):
+            assert self._router.plan is not None
+            self._problems[full_budget(self._router.plan, cluster)] += 1
         else:
             self._prefill(cluster, head, where)
             self._counts["filled"] += 1
@@ -134,6 +144,28 @@ class Warmer:
         # One token more than the prefix, since a match leaves the last token to compute.
         found = self._store.blocks.match(self._learner.namespace, (*prefix.token_ids, 0))
         return pointed and found.num_tokens >= where.pins_end
+
+    def _has_room(self, cluster: Cluster, prefix: Prompt) -> bool:
+        """Tell whether the budget of the cluster's domain has room for a prefix."""
+        plan = self._router.plan
+        assert plan is not None
+        if plan.kv_budget_bytes(cluster.domain) is None:
+            return True
+        # What was stored before this must stand in the manifest to be counted.
+        self._store.writer.flush()
+        self._bytes_per_token = self._bytes_per_token or self._measured(prefix.token_ids[:1])
+        return self._budgets.has_room(
+            plan, cluster, prefix.token_ids, bytes_per_token=self._bytes_per_token
+        )
+
+    def _measured(self, token_ids: tuple[int, ...]) -> int:
+        """Run a token to see how many bytes its KV has."""
+        sequence = self._model.open_sequence(len(token_ids) + 1)
+        try:
+            sequence.prefill(token_ids)
+            return sequence.snapshot(0, 1).num_bytes
+        finally:
+            sequence.close()
 
     def _prefill(self, cluster: Cluster, prefix: Prompt, where: Layout) -> None:
         blocks, plan = self._store.blocks, self._router.plan
@@ -176,7 +208,17 @@ class Warmer:
             problems=dict(self._problems),
             stored_tokens=self._counts["tokens"],
             seconds=time.perf_counter() - begin,
+            domain_bytes=self._domain_bytes(),
         )
+
+    def _domain_bytes(self) -> dict[str, int]:
+        plan = self._router.plan
+        domains = sorted({c.domain for c in plan.clusters}) if plan else []
+        return {
+            d: self._budgets.used_bytes(plan, d)
+            for d in domains
+            if plan and plan.kv_budget_bytes(d) is not None
+        }
 
 
 def _why_nothing(runs: list[WarmingRun]) -> str:

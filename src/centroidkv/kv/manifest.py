@@ -4,6 +4,7 @@ A SQLite file that can be rebuilt from the block files. Knows paths and tensors 
 Recency is a counter, not a clock, so that clock jumps change nothing.
 """
 
+import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from centroidkv.kv.blocks import BLOCK_TOKENS, pack, unpack
 
-__all__ = ["BlockRow", "Manifest", "PrefixRow"]
+__all__ = ["BlockRow", "HeldBlock", "Manifest", "PrefixRow"]
 
 IN_MEMORY = ":memory:"
 
@@ -60,6 +61,15 @@ class PrefixRow:
     namespace: str
     head: str
     block: str
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBlock:
+    """A block that some cluster's prefix ends in or passes through."""
+
+    id: str
+    num_bytes: int
     num_tokens: int
 
 
@@ -235,6 +245,16 @@ class Manifest:
             PrefixRow(str(r[0]), int(str(r[1])), str(r[2]), str(r[3]), str(r[4]), int(str(r[5])))
             for r in self._rows(query, *values)
         ]
+
+    def held(self, plan: str, namespace: str, clusters: Sequence[int]) -> list[HeldBlock]:
+        """Return the blocks of some clusters' prefixes, from the first to the last, each once."""
+        query = """WITH RECURSIVE held (id) AS (
+            SELECT block FROM prefixes WHERE plan = ? AND namespace = ?
+                AND cluster IN (SELECT value FROM json_each(?))
+            UNION SELECT b.parent FROM blocks AS b JOIN held ON b.id = held.id)
+            SELECT b.id, b.num_bytes, length(b.tokens) / 4 FROM blocks AS b JOIN held USING (id)"""
+        rows = self._rows(query, plan, namespace, json.dumps(list(clusters)))
+        return [HeldBlock(str(b), int(str(size)), int(str(tokens))) for b, size, tokens in rows]
 
     # counters
 

@@ -1,7 +1,7 @@
 """A retriever wrapper: routes the question and puts its cluster's pinned passages first."""
 
 import asyncio
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -13,9 +13,11 @@ from pydantic import ConfigDict, Field
 
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
-from centroidkv.langchain.settings import TENANT_KEY
+from centroidkv.langchain.settings import DOMAIN_KEY, TENANT_KEY
 from centroidkv.retrieval import as_passage
 from centroidkv.types import Route
+
+RunManager: TypeAlias = CallbackManagerForRetrieverRun | AsyncCallbackManagerForRetrieverRun
 
 __all__ = ["CentroidKVRetriever"]
 
@@ -25,19 +27,21 @@ class CentroidKVRetriever(BaseRetriever):
 
     A question outside every cluster gets exactly what the base retriever finds. Further
     arguments of `invoke`, such as `k`, go to the base retriever. A tenant named in the config's
-    metadata (`centroidkv_tenant`) is routed by that tenant's plan.
+    metadata (`centroidkv_tenant`) is routed by that tenant's plan. A domain named there
+    (`centroidkv_domain`), else the retriever's own `domain`, keeps to the clusters that serve it.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     engine: Engine = Field(exclude=True, repr=False)
     base: BaseRetriever
+    domain: str | None = None
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         engine = self._engine_of(run_manager)
-        route = engine.route(query)
+        route = engine.route(query, domain=self._domain_of(run_manager))
         found: list[Document] = []
         if not engine.is_warming:
             found = self.base.invoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
@@ -47,16 +51,19 @@ class CentroidKVRetriever(BaseRetriever):
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         engine = self._engine_of(run_manager)
-        route = await asyncio.to_thread(engine.route, query)
+        domain = self._domain_of(run_manager)
+        route = await asyncio.to_thread(engine.route, query, domain=domain)
         found: list[Document] = []
         if not engine.is_warming:
             callbacks = run_manager.get_child()
             found = await self.base.ainvoke(query, {"callbacks": callbacks}, **kwargs)
         return _composed(engine, route, found)
 
-    def _engine_of(
-        self, run_manager: CallbackManagerForRetrieverRun | AsyncCallbackManagerForRetrieverRun
-    ) -> Engine:
+    def _domain_of(self, run_manager: RunManager) -> str | None:
+        named: str | None = (run_manager.metadata or {}).get(DOMAIN_KEY)
+        return self.domain if named is None else named
+
+    def _engine_of(self, run_manager: RunManager) -> Engine:
         tenant = (run_manager.metadata or {}).get(TENANT_KEY)
         return self.engine if tenant is None else self.engine.for_tenant(tenant)
 

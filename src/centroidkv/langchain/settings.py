@@ -16,12 +16,13 @@ from centroidkv.types import Chunk, Completion, Message, Reuse
 
 QUESTION_KEY = "centroidkv_question"
 TENANT_KEY = "centroidkv_tenant"
+DOMAIN_KEY = "centroidkv_domain"
 _SETTINGS = {"max_tokens", "temperature", "top_p", "seed", "timeout", "reuse"}
 _PER_CALL = _SETTINGS | {"question", "tenant"}
 
 RunManager: TypeAlias = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None
 
-__all__ = ["QUESTION_KEY", "TENANT_KEY", "ModelSettings", "RunManager", "answer_info"]
+__all__ = ["DOMAIN_KEY", "QUESTION_KEY", "TENANT_KEY", "ModelSettings", "RunManager", "answer_info"]
 
 
 class ModelSettings(BaseModel):

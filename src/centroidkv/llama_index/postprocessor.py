@@ -18,13 +18,15 @@ class CentroidKVPostprocessor(BaseNodePostprocessor):
 
     Pins get the highest score of the base, so that later postprocessors keep them. With
     `order="base_first"` the retrieved nodes stay in front, for those who cut the list
-    afterwards: that gives up the reuse of the pins.
+    afterwards: that gives up the reuse of the pins. With a `domain`, queries keep to the clusters
+    that serve it.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     engine: Engine = Field(exclude=True, repr=False)
     order: Literal["pinned_first", "base_first"] = "pinned_first"
+    domain: str | None = None
 
     @classmethod
     def class_name(cls) -> str:
@@ -35,7 +37,7 @@ class CentroidKVPostprocessor(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if query_bundle is None:
             return nodes
-        route = self.engine.route(query_bundle.query_str)
+        route = self.engine.route(query_bundle.query_str, domain=self.domain)
         found: dict[str, NodeWithScore] = {}
         for node in nodes:
             found.setdefault(as_passage(node).text, node)

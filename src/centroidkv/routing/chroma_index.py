@@ -57,10 +57,13 @@ class ChromaIndex:
             if self._collection.count() != len(plan.clusters):
                 self.put(plan.clusters, plan.reduced())
 
-    def nearest(self, vector: FloatArray) -> int | None:
+    def nearest(self, vector: FloatArray, domain: str | None = None) -> int | None:
         with _translated():
             found = self._collection.query(
-                query_embeddings=vector[None].tolist(), n_results=1, include=[]
+                query_embeddings=vector[None].tolist(),
+                n_results=1,
+                where=None if domain is None else {_serves(domain): True},
+                include=[],
             )
         ids = found["ids"][0]
         return int(ids[0]) if ids else None
@@ -224,7 +227,13 @@ def _metadata(cluster: Cluster) -> dict[str, str | int | float]:
         "radius": cluster.radius,
         "num_members": cluster.num_members,
         "domain": cluster.domain,
+        **{_serves(domain): True for domain in (cluster.domain, *cluster.guests)},
     }
+
+
+def _serves(domain: str) -> str:
+    """Return the key that a cluster's entry has for each domain it serves."""
+    return f"serves:{domain}"
 
 
 @contextlib.contextmanager

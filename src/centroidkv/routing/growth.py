@@ -4,17 +4,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from centroidkv.routing.clustering import nearest_centroid
 from centroidkv.routing.history import Seen
 from centroidkv.routing.pins import choose, vote
-from centroidkv.types import Cluster
+from centroidkv.routing.plan import Plan
+from centroidkv.types import Cluster, FloatArray
 
-__all__ = ["grow"]
+__all__ = ["domain_near", "grow"]
+
+
+def domain_near(plan: Plan, embedding: FloatArray) -> str:
+    """Return the domain of the cluster nearest to a question that none admitted."""
+    if not plan.clusters:
+        return ""
+    reduced = plan.projection.transform(embedding[None])
+    return plan.clusters[int(nearest_centroid(reduced, plan.reduced())[0])].domain
 
 
 def grow(
-    waiting: Sequence[Seen], *, cluster_id: int, min_members: int, radius: float, max_pins: int
+    waiting: Sequence[Seen],
+    *,
+    cluster_id: int,
+    min_members: int,
+    radius: float,
+    max_pins: int,
+    domain: str = "",
 ) -> Cluster | None:
-    """Make a cluster around the newest question, if enough others wait near it.
+    """Make a cluster around the newest question, if enough others of its domain wait near it.
 
     Args:
         waiting: Questions not admitted anywhere, oldest first.
@@ -22,11 +38,17 @@ def grow(
         min_members: How many questions make a cluster, the newest included.
         radius: Largest distance of two near questions; the new cluster's radius too.
         max_pins: Most passages to pin.
+        domain: The new cluster's, unless one was given with the newest question.
     """
     if not waiting:
         return None
     newest = waiting[-1]
-    near = [s for s in waiting if float(np.linalg.norm(s.embedding - newest.embedding)) <= radius]
+    near = [
+        s
+        for s in waiting
+        if s.domain == newest.domain
+        and float(np.linalg.norm(s.embedding - newest.embedding)) <= radius
+    ]
     if len(near) < min_members:
         return None
     votes = vote([s.passages for s in near])
@@ -43,4 +65,5 @@ def grow(
         pins=tuple(ordered),
         radius=radius,
         num_members=len(near),
+        domain=newest.domain or domain,
     )

@@ -24,6 +24,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS seen (
     number INTEGER PRIMARY KEY, namespace TEXT NOT NULL, question TEXT NOT NULL,
     embedding BLOB NOT NULL, passages TEXT NOT NULL, is_placed INTEGER NOT NULL,
+    domain TEXT NOT NULL DEFAULT '',
     UNIQUE (namespace, question)
 );
 CREATE INDEX IF NOT EXISTS waiting ON seen (namespace, is_placed);
@@ -32,15 +33,23 @@ CREATE TABLE IF NOT EXISTS passages (
     PRIMARY KEY (namespace, id)
 ) WITHOUT ROWID;
 """
+_INSERT = (
+    "INSERT OR IGNORE INTO seen (namespace, question, embedding, passages, is_placed, domain)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A question, its embedding [dim], and the ids of what was retrieved for it, best first."""
+    """A question, its embedding [dim], and the ids of what was retrieved for it, best first.
+
+    `domain` is that which was given with it, "" for none.
+    """
 
     question: str
     embedding: FloatArray
     passages: tuple[str, ...]
+    domain: str = ""
 
 
 def open_history(path: Path, namespace: str, *, quarantine: Path) -> "History":
@@ -66,7 +75,16 @@ class History:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
+        self._add_domains()
         path.chmod(0o600)
+
+    def _add_domains(self) -> None:
+        """Add the column that files of earlier versions lack."""
+        self._db.execute("BEGIN IMMEDIATE")
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(seen)")}
+        if "domain" not in columns:
+            self._db.execute("ALTER TABLE seen ADD COLUMN domain TEXT NOT NULL DEFAULT ''")
+        self._db.execute("COMMIT")
 
     def close(self) -> None:
         with self._lock:
@@ -84,12 +102,13 @@ class History:
             seen.embedding.astype(np.float32).tobytes(),
             json.dumps(seen.passages),
             is_placed,
+            seen.domain,
         )
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany("INSERT OR IGNORE INTO passages VALUES (?, ?, ?, ?)", texts)
-                self._db.execute("INSERT OR IGNORE INTO seen VALUES (NULL, ?, ?, ?, ?, ?)", row)
+                self._db.execute(_INSERT, row)
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -105,12 +124,14 @@ class History:
 
     def _select(self, where: str) -> list[Seen]:
         query = (
-            "SELECT question, embedding, passages FROM seen"
+            "SELECT question, embedding, passages, domain FROM seen"
             f" WHERE namespace = ? AND {where} ORDER BY number"
         )
         with self._lock:
             rows = self._db.execute(query, (self.namespace,)).fetchall()
-        return [Seen(q, np.frombuffer(e, np.float32), tuple(json.loads(p))) for q, e, p in rows]
+        return [
+            Seen(q, np.frombuffer(e, np.float32), tuple(json.loads(p)), d) for q, e, p, d in rows
+        ]
 
     def place(self, questions: Sequence[str]) -> None:
         """Mark questions as belonging to a cluster."""

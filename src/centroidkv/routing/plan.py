@@ -36,6 +36,7 @@ class Plan:
     clusters: tuple[Cluster, ...]
     passages: Mapping[str, Passage] = field(default_factory=dict)
     is_online: bool = False
+    domain_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -49,6 +50,11 @@ class Plan:
     def pinned(self, cluster: Cluster) -> list[Passage]:
         """Return a cluster's pinned passages in canonical order."""
         return [self.passages[p] for p in cluster.pins if p in self.passages]
+
+    def kv_budget_bytes(self, domain: str) -> int | None:
+        """Return how many bytes of KV a domain's clusters may have, None for no limit."""
+        budget: int | None = self.domain_settings.get(domain, {}).get("kv_budget_bytes")
+        return budget
 
     def reduced(self, clusters: Sequence[Cluster] | None = None) -> FloatArray:
         """Return centroids in the reduced space, [clusters, reduced]."""
@@ -73,6 +79,7 @@ def _to_bytes(plan: Plan) -> bytes:
         "namespace": plan.namespace,
         "version": plan.version,
         "is_online": plan.is_online,
+        "domain_settings": {d: dict(s) for d, s in plan.domain_settings.items()},
         "clusters": [
             {
                 "representative": c.representative,
@@ -80,6 +87,7 @@ def _to_bytes(plan: Plan) -> bytes:
                 "pins": c.pins,
                 "num_members": c.num_members,
                 "domain": c.domain,
+                "guests": c.guests,
             }
             for c in plan.clusters
         ],
@@ -113,12 +121,19 @@ def _from_bytes(payload: bytes) -> Plan:
             radius=float(radii[i]),
             num_members=c["num_members"],
             domain=c["domain"],
+            guests=tuple(c.get("guests", ())),
         )
         for i, c in enumerate(texts["clusters"])
     )
     passages = {i: Passage(i, text, meta) for i, (text, meta) in texts["passages"].items()}
     return Plan(
-        texts["namespace"], texts["version"], projection, clusters, passages, texts["is_online"]
+        texts["namespace"],
+        texts["version"],
+        projection,
+        clusters,
+        passages,
+        texts["is_online"],
+        texts.get("domain_settings", {}),
     )
 
 

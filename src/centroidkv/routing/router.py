@@ -89,8 +89,11 @@ class Router:
         except CacheError as error:
             self._report(error)
 
-    def route(self, question: str) -> Route:
-        """Send a question to its nearest cluster; admission is by distance in the full space."""
+    def route(self, question: str, domain: str | None = None) -> Route:
+        """Send a question to its nearest cluster; admission is by distance in the full space.
+
+        With a `domain`, to the nearest of that domain; one without clusters admits nothing.
+        """
         begin = time.perf_counter()
         vector = self._embed(question)
         embedded = time.perf_counter()
@@ -98,13 +101,14 @@ class Router:
         cluster, far, admitted = None, float("inf"), False
         if current is not None:
             reduced = current.plan.projection.transform(vector[None])[0]
-            nearest = self._nearest(current, reduced)
+            nearest = self._nearest(current, reduced, domain)
             cluster = current.plan.cluster(nearest) if nearest is not None else None
             if cluster is not None:
                 far = distance(vector, cluster.centroid)
                 admitted = far <= cluster.radius
         done = time.perf_counter()
-        return Route(question, vector, cluster, far, admitted, embedded - begin, done - embedded)
+        times = (embedded - begin, done - embedded)
+        return Route(question, vector, cluster, far, admitted, *times, domain)
 
     def _embed(self, question: str) -> FloatArray:
         """Embed a question; no vector at all when the embedder fails."""
@@ -114,12 +118,12 @@ class Router:
             self._report(error)
             return np.empty(0, np.float32)
 
-    def _nearest(self, current: _InForce, reduced: FloatArray) -> int | None:
+    def _nearest(self, current: _InForce, reduced: FloatArray, domain: str | None) -> int | None:
         try:
-            return current.index.nearest(reduced)
+            return current.index.nearest(reduced, domain)
         except CacheError as error:
             self._report(error)
-            return current.naive.nearest(reduced)
+            return current.naive.nearest(reduced, domain)
 
     def _report(self, error: Exception) -> None:
         self.num_index_failures += 1

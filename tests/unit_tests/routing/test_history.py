@@ -1,5 +1,6 @@
 """Questions seen are kept once, and placed ones do not wait any longer."""
 
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,20 @@ def test_a_damaged_history_does_not_keep_the_store_from_opening(
     assert second.count() == 1
     assert not garbage or (quarantine / path.name).read_bytes() == garbage
     second.close()
+
+
+def test_a_file_of_an_earlier_version_learns_of_domains(path: Path) -> None:
+    old = sqlite3.connect(path)
+    old.execute(
+        "CREATE TABLE seen (number INTEGER PRIMARY KEY, namespace TEXT NOT NULL,"
+        " question TEXT NOT NULL, embedding BLOB NOT NULL, passages TEXT NOT NULL,"
+        " is_placed INTEGER NOT NULL, UNIQUE (namespace, question))"
+    )
+    old.execute("INSERT INTO seen VALUES (1, 'one', 'a', ?, '[]', 0)", (VECTOR.tobytes(),))
+    old.commit()
+    old.close()
+    for _ in range(2):
+        history = History(path, "one")
+        history.add(Seen("b", VECTOR, (), "loans"), [], is_placed=True)
+        assert [(s.question, s.domain) for s in history.all()] == [("a", ""), ("b", "loans")]
+        history.close()

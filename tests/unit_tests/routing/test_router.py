@@ -44,7 +44,7 @@ class WatchedIndex(MemoryIndex):
 class DownIndex:
     """An index whose server is down."""
 
-    def nearest(self, vector: FloatArray) -> int | None:
+    def nearest(self, vector: FloatArray, domain: str | None = None) -> int | None:
         raise IndexUnavailable("down")
 
     def put(self, clusters: Sequence[Cluster], reduced: FloatArray) -> None:
@@ -186,7 +186,7 @@ def test_an_index_that_fails_to_close_does_not_keep_the_next_plan_out(embedder) 
 
 def test_an_index_that_names_an_unknown_cluster_routes_nowhere(embedder: HashEmbedder) -> None:
     class StaleIndex(WatchedIndex):
-        def nearest(self, vector: FloatArray) -> int | None:
+        def nearest(self, vector: FloatArray, domain: str | None = None) -> int | None:
             return 99
 
     router = Router(embedder, StaleIndex)
