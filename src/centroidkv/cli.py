@@ -58,7 +58,7 @@ def _build(options: argparse.Namespace) -> int:
         report = engine.build(
             questions=questions.texts,
             domains=questions.domains,
-            retriever=lambda q: base.search(q, 16),
+            retriever=base,
             num_clusters=options.clusters,
             show_progress=not options.json,
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from centroidkv.config import PlanConfig
 from centroidkv.errors import ConfigError
 from centroidkv.routing.admission import radii
-from centroidkv.routing.clustering import cluster, means, nearest_centroid
+from centroidkv.routing.clustering import cluster, means, nearest_by_cells
 from centroidkv.routing.history import Seen
 from centroidkv.routing.pins import canonical_order, choose, vote
 from centroidkv.routing.plan import Plan
@@ -44,7 +44,7 @@ def fit_plan(
         reduced, method=config.clustering, num_clusters=shape.num_clusters, seed=config.seed
     )
     groups, centroids = _reassigned(vectors, reduced, labels)
-    limits = radii([vectors[g] for g in groups], centroids, quantile=config.radius_quantile)
+    limits = radii((vectors[g] for g in groups), centroids, quantile=config.radius_quantile)
     popularity = vote([s.passages for s in seen])
     tokens = {p: count_tokens(passages[p].text) for p in popularity}
     clusters: list[Cluster] = []
@@ -87,7 +87,7 @@ def _reassigned(
     Five to twelve of a hundred members of spectral clusters lie nearer another centroid. The
     projection is linear, so the reduced mean is the mean of the reduced.
     """
-    full, nearest = means(vectors, labels), nearest_centroid(reduced, means(reduced, labels))
+    full, nearest = means(vectors, labels), nearest_by_cells(reduced, means(reduced, labels))
     kept, counts = np.unique(nearest, return_counts=True)
     groups = np.split(nearest.argsort(kind="stable"), np.cumsum(counts)[:-1])
     return groups, full[kept]
