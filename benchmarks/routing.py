@@ -1,11 +1,11 @@
 """What routing adds to embedding a question, and how often the index finds the nearest centroid.
 
 A plan of 200, 10,000 and 100,000 centroids is made from vectors around real ones
-(`many_questions.py`: BANKING77 and CLINC150 train), four to a cluster, and put in force in Chroma as
-the engine does. Questions are other ones of BANKING77 and CLINC150's validation set. For each, the
-embedder alone and the whole route are timed one after the other, the order changing from question
-to question; recall@1 is against a scan of all centroids. All of it once more after the store was
-closed and opened.
+(`many_questions.py`: BANKING77 and CLINC150 train), four to a cluster, and put in force in Chroma
+as the engine does. The questions are others of BANKING77 and CLINC150's validation set. For each,
+the embedder alone and the whole route are timed one after the other, the order changing from
+question to question; recall@1 is against a scan of all centroids. All of it once more after the
+store was closed and opened.
 
     python benchmarks/routing.py [--data ../shared/data] [--sizes 200 10000 100000] [--cache DIR]
 """
@@ -117,9 +117,9 @@ def recall(plan: Plan, index: ChromaIndex, vectors: FloatArray) -> float:
     return round(float((found == exact).mean()), 4)
 
 
-def measure(size: int, real: FloatArray, asked: list[str], vectors: FloatArray,
-            options: argparse.Namespace, embedder: SentenceBertEmbedder) -> dict[str, Any]:  # fmt: skip
-    plan = plan_of(real, size)
+def measure(
+    plan: Plan, asked: list[str], vectors: FloatArray, embedder: SentenceBertEmbedder
+) -> dict[str, Any]:
     found: dict[str, Any] = {"num_centroids": len(plan.clusters)}
     with tempfile.TemporaryDirectory() as store:
         plans = PlanFolder(Path(store) / "plans")
@@ -136,13 +136,13 @@ def measure(size: int, real: FloatArray, asked: list[str], vectors: FloatArray,
             index = chroma.open(loaded)
             found[state] = {
                 "seconds_to_open": round(seconds, 2),
-                **times(router, asked[: options.questions + WARM_UP]),
+                **times(router, asked),
                 "recall_at_1": recall(loaded, index, vectors[:RECALL_QUESTIONS]),
             }
             assert router.num_index_failures == 0
             index.close()
             router.close()
-            print(size, state, json.dumps(found[state]), flush=True)
+            print(len(plan.clusters), state, json.dumps(found[state]), flush=True)
     return found
 
 
@@ -162,7 +162,8 @@ def main() -> None:
     report = json.loads(options.out.read_text()) if options.out.exists() else {"sizes": {}}
     report.update(machine=machine(), hnsw=HNSW)
     for size in options.sizes:
-        found = measure(size, real, asked, vectors, options, embedder)
+        timed = asked[: options.questions + WARM_UP]
+        found = measure(plan_of(real, size), timed, vectors, embedder)
         report["sizes"][str(size)] = found
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=1) + "\n")
