@@ -5,13 +5,16 @@ questions -> embed, retrieve -> fit (`fitting.py`) -> plan file, centroid index.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from centroidkv.config import PlanConfig
 from centroidkv.fitting import fit_plan
 from centroidkv.gathering import Gathered
+from centroidkv.knowledge import KnowledgeBase
 from centroidkv.learning import Learner
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.retrieval import deep_retrieve
@@ -19,9 +22,11 @@ from centroidkv.routing.domains import DomainSettings
 from centroidkv.routing.history import Seen
 from centroidkv.routing.router import Router
 from centroidkv.sifting import SiftReport
-from centroidkv.types import Passage
+from centroidkv.types import FloatArray, Passage
 
 __all__ = ["BuildReport", "Builder"]
+
+EMBED_BATCH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +99,35 @@ class Builder:
         self, questions: Sequence[str], retriever: Any, depth: int, progress: Progress
     ) -> tuple[list[Seen], dict[str, Passage]]:
         """Embed the questions and ask the retriever; return them with all passages by id."""
-        retrieve = deep_retrieve(retriever)
-        vectors = self._router.embedder.embed(questions)
+        vectors = self._embed(questions, progress)
         seen: list[Seen] = []
         passages: dict[str, Passage] = {}
-        for done, (question, vector) in enumerate(zip(questions, vectors, strict=True)):
+        retrieved = self._retrieve(questions, vectors, retriever, depth)
+        for done, (question, vector, found) in enumerate(
+            zip(questions, vectors, retrieved, strict=True)
+        ):
             progress("retrieve", done, len(questions))
-            found = list(retrieve(question, depth))[:depth]
             passages.update((p.id, p) for p in found)
             seen.append(Seen(question, vector, tuple(p.id for p in found)))
         progress("retrieve", len(questions), len(questions))
         return seen, passages
+
+    def _embed(self, questions: Sequence[str], progress: Progress) -> FloatArray:
+        """Embed in parts, so that a long run shows how far it is."""
+        parts = []
+        for start in range(0, len(questions), EMBED_BATCH):
+            progress("embed", start, len(questions))
+            parts.append(self._router.embedder.embed(questions[start : start + EMBED_BATCH]))
+        progress("embed", len(questions), len(questions))
+        return np.concatenate(parts)
+
+    def _retrieve(
+        self, questions: Sequence[str], vectors: FloatArray, retriever: Any, depth: int
+    ) -> Iterator[Sequence[Passage]]:
+        """Yield what each question finds; our own knowledge base takes the vectors at hand."""
+        if isinstance(retriever, KnowledgeBase) and retriever.embedder is self._router.embedder:
+            yield from retriever.search_many(vectors, depth)
+            return
+        retrieve = deep_retrieve(retriever)
+        for question in questions:
+            yield list(retrieve(question, depth))[:depth]

@@ -71,7 +71,7 @@ def _build(options: argparse.Namespace) -> int:
             domains=past.domains if past else None,
             chat_log=turns,
             domain_settings=settings,
-            retriever=lambda q: base.search(q, 16),
+            retriever=base,
             num_clusters=options.clusters,
             show_progress=not options.json,
         )

@@ -120,9 +120,10 @@ class PlanConfig(_Settings):
     chooses from the questions themselves, within about `auto_budget_s` seconds. There are never
     more clusters than distinct questions. `clustering` is spectral, kmeans, gmm, agglomerative or
     hdbscan, which finds its own number and ignores `num_clusters`. `radius_quantile` is the share
-    of a cluster's own members that its radius admits. A cluster pins at most `max_pins` passages
-    of `max_pin_tokens` tokens; with `store_tokens`, the pins of all clusters take at most so many
-    tokens in the store, shared prefixes counted once: clusters then share lists.
+    of a cluster's own members that its radius admits; of unseen questions it is a little less. A
+    cluster pins at most `max_pins` passages of `max_pin_tokens` tokens; with `store_tokens`, the
+    pins of all clusters take at most so many tokens in the store, shared prefixes counted once:
+    clusters then share lists.
     """
 
     num_clusters: int | Literal["auto"] | None = None
@@ -133,7 +134,7 @@ class PlanConfig(_Settings):
     max_pin_tokens: int = 1500
     store_tokens: int | None = None
     retrieval_depth: int = 16
-    radius_quantile: float = 0.95
+    radius_quantile: float = 0.98
     seed: int = 0
 
     def __post_init__(self) -> None:

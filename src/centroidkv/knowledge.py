@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 FILE = "passages.jsonl"
+BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +139,25 @@ class KnowledgeBase:
 
     def __init__(self, passages: Sequence[Passage], embedder: Embedder) -> None:
         self.passages = list(passages)
-        self._embedder = embedder
+        self.embedder = embedder
         self._vectors: FloatArray = embedder.embed([_searched(p) for p in self.passages])
+
+    def __call__(self, question: str) -> list[Passage]:
+        return self.search(question)
 
     def search(self, question: str, k: int = 4) -> list[Passage]:
         """Return the `k` passages nearest to a question, best first."""
-        scores = self._vectors @ self._embedder.embed([question])[0]
+        scores = self._vectors @ self.embedder.embed([question])[0]
         return [self.passages[i] for i in np.argsort(-scores, kind="stable")[:k]]
+
+    def search_many(self, questions: FloatArray, k: int = 4) -> list[list[Passage]]:
+        """Return what `search` returns for each of many embedded questions, [questions, dim]."""
+        found: list[list[Passage]] = []
+        for start in range(0, len(questions), BATCH):
+            scores = questions[start : start + BATCH] @ self._vectors.T
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            found += [[self.passages[i] for i in row] for row in best]
+        return found
 
     def save(self, store: Path) -> None:
         """Keep the passages in a store folder, so that `centroidkv ask` finds them."""

@@ -179,3 +179,12 @@ def test_passages_without_an_id_of_their_own_come_back(tmp_path: Path) -> None:
 def test_a_store_without_passages_says_how_to_build_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="centroidkv build --questions"):
         KnowledgeBase.load(tmp_path, HashEmbedder())
+
+
+def test_many_questions_find_what_each_finds_alone() -> None:
+    embedder = HashEmbedder()
+    base = KnowledgeBase([Passage.of(f"lost card {w}") for w in "abcdefgh"], embedder)
+    asked = [f"card {w} lost" for w in "hgfe"] + ["nothing of it"]
+    found = base.search_many(embedder.embed(asked), 3)
+    assert found == [base.search(q, 3) for q in asked]
+    assert base(asked[0]) == base.search(asked[0])

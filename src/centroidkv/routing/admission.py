@@ -4,14 +4,19 @@ PCA drops just what makes a foreign question foreign, so the reduced space propo
 the full space decides.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from centroidkv.types import FloatArray
 
 __all__ = ["distance", "radii"]
 
-# Weight of the pooled radius, in members: a cluster of five counts half on its own.
-PRIOR_MEMBERS = 5.0
+# Weight of the pooled radius, in members. Measured on CLINC150 and BANKING77 against foreign
+# questions: how far a question may lie is mostly the embedder's matter and hardly the cluster's.
+# With a weight of 5, clusters of ten admitted 6 % of the foreign questions at 95 % of the others;
+# from 50 on it is 0.5 %, and no better beyond.
+PRIOR_MEMBERS = 50.0
 
 
 def distance(vector: FloatArray, centroid: FloatArray) -> float:
@@ -19,23 +24,19 @@ def distance(vector: FloatArray, centroid: FloatArray) -> float:
     return float(np.linalg.norm(vector - centroid))
 
 
-def radii(groups: list[FloatArray], centroids: FloatArray, *, quantile: float) -> list[float]:
+def radii(groups: Iterable[FloatArray], centroids: FloatArray, *, quantile: float) -> list[float]:
     """Return each cluster's admission radius.
 
     A member pulls the centroid towards itself, so each distance is corrected to what it would be
-    had the member been left out, n / (n - 1). Small clusters are shrunk towards the pooled
-    quantile, since the 95th percentile of four distances says little.
+    had the member been left out, n / (n - 1). Clusters are shrunk towards the pooled quantile,
+    small ones most, since the 95th percentile of four distances says little.
 
     Args:
-        groups: Per cluster, the members' vectors, [members, dim].
+        groups: Per cluster, the members' vectors, [members, dim]; taken one at a time.
         centroids: [clusters, dim].
         quantile: Share of the members that a radius admits.
     """
-    distances = []
-    for vectors, centroid in zip(groups, centroids, strict=True):
-        n = len(vectors)
-        raw = np.linalg.norm(vectors - centroid, axis=1)
-        distances.append(raw * n / (n - 1) if n > 1 else np.empty(0, np.float32))
+    distances = [_left_out(v, c) for v, c in zip(groups, centroids, strict=True)]
     known = np.concatenate(distances) if distances else np.empty(0, np.float32)
     pooled = float(np.quantile(known, quantile)) if known.size else 0.0
     result = []
@@ -44,3 +45,11 @@ def radii(groups: list[FloatArray], centroids: FloatArray, *, quantile: float) -
         mine = float(np.quantile(own, quantile)) if own.size else pooled
         result.append(weight * mine + (1 - weight) * pooled)
     return result
+
+
+def _left_out(vectors: FloatArray, centroid: FloatArray) -> FloatArray:
+    n = len(vectors)
+    if n < 2:
+        return np.empty(0, np.float32)
+    far: FloatArray = np.linalg.norm(vectors - centroid, axis=1) * np.float32(n / (n - 1))
+    return far

@@ -37,6 +37,9 @@ _log = logging.getLogger("centroidkv")
 __all__ = ["ChromaIndex", "EmbeddedChroma", "embedded_faults", "open_server"]
 
 BATCH = 1000
+# How near to exact the search is. With Chroma's own settings it finds the nearest of 100,000
+# centroids for RECALL of the questions (benchmarks/routing.py).
+HNSW = {"space": "l2", "ef_construction": 200, "max_neighbors": 24, "ef_search": 200}
 
 
 class ChromaIndex:
@@ -49,11 +52,7 @@ class ChromaIndex:
     def __init__(self, client: Any, plan: Plan, release: Callable[[], None]) -> None:
         self._release = release
         with _translated():
-            self._collection = client.get_or_create_collection(
-                f"centroids-{plan.id}",
-                embedding_function=None,
-                metadata={"plan": plan.id, "hnsw:space": "l2"},
-            )
+            self._collection = _collection(client, plan)
             if self._collection.count() != len(plan.clusters):
                 self.put(plan.clusters, plan.reduced())
 
@@ -101,6 +100,24 @@ class ChromaIndex:
     def close(self) -> None:
         with _translated():
             self._release()
+
+
+def _collection(client: Any, plan: Plan) -> Any:
+    """Return the collection of a plan; one made with other search settings is made anew."""
+    name = f"centroids-{plan.id}"
+    for _ in range(2):
+        collection = client.get_or_create_collection(
+            name,
+            embedding_function=None,
+            metadata={"plan": plan.id},
+            configuration={"hnsw": dict(HNSW)},
+        )
+        made_with = collection.configuration_json.get("hnsw")
+        # A server may index by other means than HNSW, which is its own choice.
+        if not made_with or all(made_with.get(k) == v for k, v in HNSW.items()):
+            break
+        client.delete_collection(name)
+    return collection
 
 
 def open_server(url: str, plan: Plan) -> ChromaIndex:

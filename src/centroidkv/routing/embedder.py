@@ -11,6 +11,7 @@ import numpy as np
 from centroidkv.errors import MissingExtra, ModelNotFound
 from centroidkv.files import user_cache_folder
 from centroidkv.fingerprint import fingerprint, folder_digest
+from centroidkv.routing.sentence_pipeline import SentencePipeline
 from centroidkv.types import FloatArray, valid_text
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class SentenceBertEmbedder:
 
     def __init__(self, model: "SentenceTransformer", *, fingerprint: str) -> None:
         self._model = model
+        self._pipeline = SentencePipeline.of(model)
         self._fingerprint = fingerprint
         self._lock = threading.Lock()
 
@@ -59,6 +61,8 @@ class SentenceBertEmbedder:
     def embed(self, texts: Sequence[str]) -> FloatArray:
         clean = [valid_text(t) for t in texts]
         with self._lock:
+            if self._pipeline is not None:
+                return self._pipeline.embed(clean)
             vectors: Any = self._model.encode(
                 clean, normalize_embeddings=True, show_progress_bar=False, batch_size=64
             )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from centroidkv.config import PlanConfig
 from centroidkv.routing.admission import radii
-from centroidkv.routing.clustering import cluster, means, nearest_centroid
+from centroidkv.routing.clustering import cluster, means, nearest_by_cells
 from centroidkv.routing.selection import choose_shape
 from centroidkv.types import FloatArray
 
@@ -86,7 +86,7 @@ def grouped(
     limits = _radii([vectors[m] for m in members], full, [configs[d].radius_quantile for d in home])
     coming: list[Indices] = [np.empty(0, np.int64) for _ in members]
     if len(parts) > 1:
-        nearest = nearest_centroid(reduced, np.concatenate([part.reduced for part in parts]))
+        nearest = nearest_by_cells(reduced, np.concatenate([part.reduced for part in parts]))
         coming = [np.flatnonzero(nearest == number) for number in range(len(members))]
     return [
         Group(m, np.concatenate([m, c]), f, r, d, tuple(sorted(set(kinds[c].tolist()) - {d})))
@@ -108,7 +108,7 @@ def _clustered(
     number = choose_shape(own, replace(config, pca_dim=dim)).num_clusters
     labels = cluster(own_reduced, method=config.clustering, num_clusters=number, seed=config.seed)
     full, centroids = means(own, labels), means(own_reduced, labels)
-    nearest = nearest_centroid(own_reduced, centroids)
+    nearest = nearest_by_cells(own_reduced, centroids)
     kept, counts = np.unique(nearest, return_counts=True)
     groups = np.split(rows[nearest.argsort(kind="stable")], np.cumsum(counts)[:-1])
     return _Part(domain, groups, full[kept], centroids[kept])

@@ -8,6 +8,9 @@ from centroidkv.types import FloatArray
 
 __all__ = ["Projection", "fit_projection", "identity"]
 
+# Vectors centred at once: a copy of a million of them would take as much memory again.
+CHUNK = 65_536
+
 
 @dataclass(frozen=True, slots=True)
 class Projection:
@@ -27,7 +30,10 @@ class Projection:
         """Reduce vectors, shape [n, dim], to [n, reduced]."""
         if self.is_identity:
             return vectors
-        reduced: FloatArray = ((vectors - self.mean) @ self.components.T).astype(np.float32)
+        reduced = np.empty((len(vectors), len(self.components)), np.float32)
+        for start in range(0, len(vectors), CHUNK):
+            part = slice(start, start + CHUNK)
+            reduced[part] = (vectors[part] - self.mean) @ self.components.T
         return reduced
 
 

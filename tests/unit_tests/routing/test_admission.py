@@ -95,3 +95,21 @@ def test_no_clusters_have_no_radii() -> None:
 def test_equal_members_give_a_radius_of_nothing(count: int) -> None:
     group = np.ones((count, 4), np.float32)
     assert radii([group], group[:1], quantile=0.9) == [0.0]
+
+
+def test_chance_in_a_cluster_of_ten_hardly_moves_its_radius() -> None:
+    """The clusters are of one width; what differs between them is which ten members they have."""
+    groups, centroids = clusters([10] * 200)
+    limits = radii(groups, centroids, quantile=0.95)
+    assert max(limits) <= 1.2 * min(limits)
+
+
+def test_foreign_questions_do_not_slip_in_by_the_widest_radius() -> None:
+    random = np.random.default_rng(1)
+    groups, centroids = clusters([8] * 300, dim=64)
+    limits = np.array(radii(groups, centroids, quantile=0.95))
+    held_out = centroids + random.standard_normal(centroids.shape) * np.sqrt(8 / 7)
+    foreign = centroids + random.standard_normal(centroids.shape) * 1.5
+    own, theirs = (np.linalg.norm(x - centroids, axis=1) <= limits for x in (held_out, foreign))
+    assert own.mean() >= 0.85
+    assert theirs.mean() <= 0.05

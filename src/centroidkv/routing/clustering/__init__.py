@@ -9,6 +9,7 @@ import numpy as np
 
 from centroidkv.errors import ConfigError
 from centroidkv.routing.clustering.agglomerative import agglomerative
+from centroidkv.routing.clustering.cells import nearest_by_cells
 from centroidkv.routing.clustering.gmm import gmm
 from centroidkv.routing.clustering.hdbscan import hdbscan
 from centroidkv.routing.clustering.kmeans import kmeans
@@ -16,7 +17,16 @@ from centroidkv.routing.clustering.nearest import Labels, means, nearest_centroi
 from centroidkv.routing.clustering.spectral import spectral
 from centroidkv.types import FloatArray
 
-__all__ = ["METHODS", "SAMPLE_SIZES", "Labels", "cluster", "means", "nearest_centroid", "spectral"]
+__all__ = [
+    "METHODS",
+    "SAMPLE_SIZES",
+    "Labels",
+    "cluster",
+    "means",
+    "nearest_by_cells",
+    "nearest_centroid",
+    "spectral",
+]
 
 METHODS: dict[str, Callable[..., Labels]] = {
     "spectral": spectral,

@@ -1,17 +1,21 @@
-"""k-means; by mini-batches above a few thousand vectors."""
+"""k-means; by mini-batches above a few thousand vectors, in two levels for many clusters."""
 
 import warnings
 
 from centroidkv.routing.clustering.nearest import Labels, without_gaps
+from centroidkv.routing.clustering.two_level import two_level_kmeans
 from centroidkv.types import FloatArray
 
 __all__ = ["kmeans"]
 
 FULL_LIMIT = 5000
+MANY_CLUSTERS = 500
 
 
 def kmeans(vectors: FloatArray, *, num_clusters: int, seed: int) -> Labels:
     """Label vectors, shape [n, reduced]."""
+    if len(vectors) > FULL_LIMIT and num_clusters >= MANY_CLUSTERS:
+        return two_level_kmeans(vectors, num_clusters=num_clusters, seed=seed)
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 

@@ -25,7 +25,10 @@ def landmark_spectral(vectors: FloatArray, *, num_clusters: int, seed: int) -> L
     More clusters than half the landmarks are found by k-means: coordinates of so many dimensions
     would need more memory than the vectors, and clusters that small have no shape to follow.
     """
-    landmarks = _landmarks(vectors, min(len(vectors), NUM_LANDMARKS), seed)
+    count = min(len(vectors), NUM_LANDMARKS)
+    if num_clusters > count // 2:
+        return kmeans(vectors, num_clusters=num_clusters, seed=seed)
+    landmarks = _landmarks(vectors, count, seed)
     if num_clusters > len(landmarks) // 2:
         return kmeans(vectors, num_clusters=num_clusters, seed=seed)
     coordinates = _embedding(_affinity(vectors, landmarks), num_clusters)

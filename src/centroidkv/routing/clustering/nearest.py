@@ -12,6 +12,7 @@ __all__ = ["Labels", "means", "nearest_centroid", "without_gaps"]
 Labels = NDArray[np.int64]
 
 _CHUNK_ENTRIES = 1 << 22  # distances held at once: 16 MiB in float32
+_CHUNK_CLUSTERS = 4096  # whose members are copied at once
 
 
 def nearest_centroid(vectors: FloatArray, centroids: FloatArray) -> Labels:
@@ -28,10 +29,17 @@ def nearest_centroid(vectors: FloatArray, centroids: FloatArray) -> Labels:
 def means(vectors: FloatArray, labels: Labels) -> FloatArray:
     """Return the mean of each cluster, shape [k, d]; labels must have no gaps."""
     order = labels.argsort(kind="stable")
-    starts = np.searchsorted(labels[order], np.arange(int(labels.max()) + 1))
-    sums = np.add.reduceat(vectors[order], starts, axis=0, dtype=np.float64)
-    counts = np.bincount(labels)[:, None]
-    return np.asarray(sums / counts, np.float32)
+    counts = np.bincount(labels)
+    starts = np.concatenate([[0], counts.cumsum()])
+    found = np.empty((len(counts), vectors.shape[1]), np.float32)
+    for first in range(0, len(counts), _CHUNK_CLUSTERS):
+        last = min(len(counts), first + _CHUNK_CLUSTERS)
+        rows = order[starts[first] : starts[last]]
+        sums = np.add.reduceat(
+            vectors[rows], starts[first:last] - starts[first], axis=0, dtype=np.float64
+        )
+        found[first:last] = sums / counts[first:last, None]
+    return found
 
 
 def without_gaps(labels: NDArray[Any]) -> Labels:

@@ -1,0 +1,68 @@
+"""The search settings of the centroid index: near to exact, kept, and renewed when they change."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import chromadb
+import numpy as np
+import pytest
+
+from centroidkv.routing.chroma_index import HNSW, ChromaIndex, EmbeddedChroma
+from centroidkv.routing.clustering import nearest_centroid
+from centroidkv.routing.plan import Plan
+from centroidkv.routing.projection import identity
+from centroidkv.types import Cluster
+
+COUNT = 4000
+
+
+def plan_of(vectors: np.ndarray) -> Plan:
+    clusters = [Cluster(i, v, f"q{i}", (), ("p",), 0.5, 1) for i, v in enumerate(vectors)]
+    return Plan("f" * 64, 1, identity(), tuple(clusters))
+
+
+def clumps(count: int, *, seed: int) -> np.ndarray:
+    """Vectors as centroids lie: around some hundred topics, in 32 dimensions."""
+    topics = np.random.default_rng(0).standard_normal((200, 32))
+    random = np.random.default_rng(seed)
+    points = topics[random.integers(0, 200, count)] + 0.5 * random.standard_normal((count, 32))
+    return points.astype(np.float32)
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[chromadb.ClientAPI]:
+    settings = chromadb.Settings(anonymized_telemetry=False)
+    client = chromadb.PersistentClient(str(tmp_path / "chroma"), settings)
+    yield client
+    client.close()
+
+
+def test_the_index_finds_the_nearest_of_thousands_also_after_reopening(tmp_path: Path) -> None:
+    plan, asked = plan_of(clumps(COUNT, seed=1)), clumps(300, seed=2)
+    exact = nearest_centroid(asked, plan.reduced())
+    chroma = EmbeddedChroma(tmp_path / "chroma", quarantine=tmp_path / "quarantine")
+    for _ in range(2):
+        index = chroma.open(plan)
+        found = np.array([index.nearest(v) for v in asked])
+        assert (found == exact).mean() >= 0.99
+        assert index.faults(plan.reduced()) == []
+        index.close()
+
+
+def test_a_collection_made_with_other_settings_is_made_anew(client: chromadb.ClientAPI) -> None:
+    plan = plan_of(clumps(50, seed=1))
+    name = f"centroids-{plan.id}"
+    old = client.create_collection(name, embedding_function=None, metadata={"hnsw:space": "l2"})
+    old.add(ids=[str(i) for i in range(50)], embeddings=np.zeros((50, 32), np.float32))
+    index = ChromaIndex(client, plan, lambda: None)
+    made_with = client.get_collection(name, embedding_function=None).configuration_json["hnsw"]
+    assert {k: made_with[k] for k in HNSW} == HNSW
+    assert index.faults(plan.reduced()) == []
+
+
+def test_a_collection_made_with_the_same_settings_is_kept(client: chromadb.ClientAPI) -> None:
+    plan = plan_of(clumps(50, seed=1))
+    ChromaIndex(client, plan, lambda: None).annotate(3, {"namespace/head": "block"})
+    ChromaIndex(client, plan, lambda: None)
+    rows = client.get_collection(f"centroids-{plan.id}", embedding_function=None).get(ids=["3"])
+    assert "block" in rows["metadatas"][0]["last_blocks"]
