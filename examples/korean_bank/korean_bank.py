@@ -146,7 +146,9 @@ def main() -> None:
             ms = (time.perf_counter() - started) * 1e3
             hits += answer.response_metadata["usage"]["outcome"] in ("hit", "partial")
             print(told(question, answer, ms), flush=True)
-        print(f"\nKV of the pins was reused for {hits} of {len(asked)} questions never seen before.")
+        print(
+            f"\nKV of the pins was reused for {hits} of {len(asked)} questions never seen before."
+        )
 
 
 if __name__ == "__main__":

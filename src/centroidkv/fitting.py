@@ -41,7 +41,7 @@ def fit_plan(
     projection = fit_projection(vectors, dim=shape.pca_dim, seed=config.seed)
     reduced = projection.transform(vectors)
     labels = cluster(
-        reduced, method=config.clustering, num_clusters=shape.num_clusters, seed=config.seed
+        reduced, method=shape.clustering, num_clusters=shape.num_clusters, seed=config.seed
     )
     groups, centroids = _reassigned(vectors, reduced, labels)
     limits = radii([vectors[g] for g in groups], centroids, quantile=config.radius_quantile)
