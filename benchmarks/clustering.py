@@ -53,12 +53,15 @@ def texts(folder: Path, name: str) -> tuple[list[str], list[str]]:
 
 def labelled(folder: Path, cache: Path | None) -> dict[str, tuple[FloatArray, Any]]:
     """Return vectors and intents by name: two data sets, and random intents of a third."""
-    embedder = SentenceBertEmbedder.load("bundled:minilm")
     found: dict[str, tuple[FloatArray, Any]] = {}
     for name in ("dstc11", "clinc150", "banking77"):
         asked, intents = texts(folder, name)
         kept = cache / f"{name}.npy" if cache else None
-        vectors = np.load(kept) if kept and kept.exists() else embedder.embed(asked)
+        vectors = (
+            np.load(kept)
+            if kept and kept.exists()
+            else SentenceBertEmbedder.load("bundled:minilm").embed(asked)
+        )
         if kept and not kept.exists():
             np.save(kept, vectors)
         found[name] = (vectors, np.unique(intents, return_inverse=True)[1])
