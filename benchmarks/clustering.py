@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder to keep embeddings in")
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 30_000, 100_000])
     parser.add_argument("--only", choices=["accuracy", "cost"])
+    parser.add_argument("--at-most", type=int, default=99, help="data sets measured in this run")
     parser.add_argument("--resume", action="store_true", help="keep data sets measured before")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/clustering.json"))
     options = parser.parse_args()
@@ -201,8 +202,9 @@ def main() -> None:
     if options.only != "cost":
         report["accuracy"] = report.get("accuracy", {}) if options.resume else {}
         for name, (vectors, truth) in labelled(options.data, options.cache).items():
-            if name in report["accuracy"]:
+            if name in report["accuracy"] or options.at_most < 1:
                 continue
+            options.at_most -= 1
             report["accuracy"][name] = found = compare(vectors, truth)
             for way in ("auto", "hindsight", "hindsight_by_consensus", "true_k", "n/10"):
                 r = found[way]

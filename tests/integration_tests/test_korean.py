@@ -186,12 +186,12 @@ def run(code: str, *, first_on_path: Path) -> str:
 def bank(
     smollm: TransformersModel, e5: E5Embedder, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    """The Korean bank with four clusters, filled through its own chain."""
+    """The Korean bank with two clusters, filled through its own chain."""
     store = tmp_path_factory.mktemp("korean") / "store"
     with Engine.open(store, model=smollm, embedder=e5) as engine:
-        korean_bank.build(engine, korean_bank.retriever(e5), num_clusters=4)
+        korean_bank.build(engine, korean_bank.retriever(e5), num_clusters=2)
         warmed = engine.warm(chain_of(engine).invoke)
-        assert warmed.filled == 4 and not warmed.problems
+        assert warmed.filled == 2 and not warmed.problems
         yield engine
         assert engine.check().is_clean
 
@@ -222,7 +222,7 @@ def test_the_right_passage_is_found_in_korean(e5: E5Embedder) -> None:
 
 @needs_e5
 def test_unseen_korean_questions_reuse_and_answer_as_without(bank: Engine) -> None:
-    asked = [q.text for q in korean_bank.unseen_questions()[:5]]
+    asked = [q.text for q in korean_bank.unseen_questions()[:3]]
     on, off = chain_of(bank), chain_of(bank, reuse="off")
     outcomes = []
     for question in asked:
@@ -235,7 +235,7 @@ def test_unseen_korean_questions_reuse_and_answer_as_without(bank: Engine) -> No
         assert warm.text == cold.text or min(cold.response_metadata["margins"]) < 1e-3
         if usage["outcome"] != "miss":
             assert usage["reused_tokens"] > 400
-    assert sum(o in ("hit", "partial") for o in outcomes) >= 3
+    assert sum(o in ("hit", "partial") for o in outcomes) >= 2
 
 
 @needs_e5
