@@ -118,17 +118,21 @@ class PlanConfig(_Settings):
 
     `num_clusters=None` takes one cluster for about ten questions; `auto`, there or for `pca_dim`,
     chooses from the questions themselves, within about `auto_budget_s` seconds. There are never
-    more clusters than distinct questions. `clustering` is spectral, kmeans, gmm, agglomerative or
-    hdbscan, which finds its own number and ignores `num_clusters`. `radius_quantile` is the share
-    of a cluster's own members that its radius admits; of unseen questions it is a little less. A
-    cluster pins at most `max_pins` passages of `max_pin_tokens` tokens; with `store_tokens`, the
-    pins of all clusters take at most so many tokens in the store, shared prefixes counted once:
-    clusters then share lists.
+    more clusters than distinct questions. `clustering` is spectral, kmeans, gmm, agglomerative,
+    consensus (of spectral, kmeans and agglomerative) or hdbscan, which finds its own number and
+    ignores `num_clusters`. Where the number is chosen, spectral becomes consensus, which forgives
+    a number that is not quite right. `radius_quantile` is the share of a cluster's own members
+    that its radius admits; of unseen questions it is a little less. A cluster pins at most
+    `max_pins` passages of `max_pin_tokens` tokens; with `store_tokens`, the pins of all clusters
+    take at most so many tokens in the store, shared prefixes counted once: clusters then share
+    lists.
     """
 
     num_clusters: int | Literal["auto"] | None = None
     pca_dim: int | Literal["auto"] = 32
-    clustering: Literal["spectral", "kmeans", "gmm", "agglomerative", "hdbscan"] = "spectral"
+    clustering: Literal["spectral", "kmeans", "gmm", "agglomerative", "hdbscan", "consensus"] = (
+        "spectral"
+    )
     auto_budget_s: float = 60.0
     max_pins: int = 8
     max_pin_tokens: int = 1500
@@ -147,7 +151,7 @@ class PlanConfig(_Settings):
             dim == "auto" or _is_count(dim, 1),
             f"pca_dim must be a whole number of at least 1, or 'auto', not {dim!r}",
         )
-        methods = ("spectral", "kmeans", "gmm", "agglomerative", "hdbscan")
+        methods = ("spectral", "kmeans", "gmm", "agglomerative", "hdbscan", "consensus")
         _require(
             self.clustering in methods,
             f"clustering must be one of {', '.join(methods)}, not {self.clustering!r}",

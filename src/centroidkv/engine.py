@@ -88,7 +88,8 @@ class Engine:
             path: The store folder.
             model: `bundled:smollm2`, a model folder, a `.gguf` file, a hub id, or a loaded model.
             tokenizer: Only with a loaded model.
-            embedder: `bundled:minilm`, a folder, a hub id, or a loaded SentenceTransformer.
+            embedder: `bundled:minilm`, `bundled:e5-multilingual` (Korean and others), a folder,
+                a hub id, or a loaded SentenceTransformer.
             **settings: See `EngineConfig`.
 
         Raises:

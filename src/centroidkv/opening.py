@@ -63,8 +63,11 @@ def open_embedder(embedder: Any, config: EngineConfig) -> Embedder:
     """Load an embedder by name or path, or wrap a loaded one; an `Embedder` is taken as it is."""
     if isinstance(embedder, Embedder):
         return embedder
+    from centroidkv.routing.e5 import E5_MULTILINGUAL, E5Embedder
     from centroidkv.routing.embedder import SentenceBertEmbedder
 
+    if embedder == E5_MULTILINGUAL:
+        return E5Embedder.load()
     if isinstance(embedder, (str, Path)):
         return SentenceBertEmbedder.load(embedder, device=config.device)
     return SentenceBertEmbedder.wrap(embedder)

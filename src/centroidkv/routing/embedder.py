@@ -11,6 +11,7 @@ import numpy as np
 from centroidkv.errors import MissingExtra, ModelNotFound
 from centroidkv.files import user_cache_folder
 from centroidkv.fingerprint import fingerprint, folder_digest
+from centroidkv.routing.e5 import E5_MULTILINGUAL
 from centroidkv.routing.sentence_pipeline import SentencePipeline
 from centroidkv.types import FloatArray, valid_text
 
@@ -33,7 +34,7 @@ class SentenceBertEmbedder:
 
     @classmethod
     def load(cls, source: str | Path, *, device: str | None = None) -> "SentenceBertEmbedder":
-        """Load `bundled:minilm`, a folder, or a hub id.
+        """Load `bundled:minilm`, a folder, or a hub id; for Korean and others see `e5.py`.
 
         Raises:
             ModelNotFound: There is no such model.
@@ -72,7 +73,7 @@ class SentenceBertEmbedder:
 def _locate(source: str) -> str:
     if source.startswith("bundled:"):
         if source not in _PACKAGES:
-            known = ", ".join(_PACKAGES)
+            known = ", ".join([*_PACKAGES, E5_MULTILINGUAL])
             raise ModelNotFound(f"there is no bundled embedder {source!r}; known: {known}")
         module, package, folder = _PACKAGES[source]
         spec = importlib.util.find_spec(module)

@@ -54,7 +54,8 @@ def shaped(
         return choose_shape(vectors, replace(config, num_clusters=None)).pca_dim, dict(configs)
     ((domain, own),) = configs.items()
     shape = choose_shape(vectors, own)
-    return shape.pca_dim, {domain: replace(own, num_clusters=shape.num_clusters)}
+    settled = replace(own, num_clusters=shape.num_clusters, clustering=shape.clustering)
+    return shape.pca_dim, {domain: settled}
 
 
 def grouped(
@@ -105,8 +106,10 @@ def _clustered(
     own, own_reduced = vectors[rows], reduced[rows]
     # The dimension is the plan's, so only the number of clusters is left to choose.
     dim = max(1, reduced.shape[1])
-    number = choose_shape(own, replace(config, pca_dim=dim)).num_clusters
-    labels = cluster(own_reduced, method=config.clustering, num_clusters=number, seed=config.seed)
+    shape = choose_shape(own, replace(config, pca_dim=dim))
+    labels = cluster(
+        own_reduced, method=shape.clustering, num_clusters=shape.num_clusters, seed=config.seed
+    )
     full, centroids = means(own, labels), means(own_reduced, labels)
     nearest = nearest_by_cells(own_reduced, centroids)
     kept, counts = np.unique(nearest, return_counts=True)

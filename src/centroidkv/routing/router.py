@@ -113,7 +113,11 @@ class Router:
     def _embed(self, question: str) -> FloatArray:
         """Embed a question; no vector at all when the embedder fails."""
         try:
-            return np.asarray(self.embedder.embed([question])[0], np.float32)
+            vector = np.asarray(self.embedder.embed([question])[0], np.float32)
+            if not np.isfinite(vector).all():
+                # It would be in the history, and the next plan could not be fitted.
+                raise ValueError("the embedder gave a vector that is NaN or infinite")
+            return vector
         except Exception as error:  # noqa: BLE001 - any embedder's failure only costs the route
             self._report(error)
             return np.empty(0, np.float32)

@@ -124,3 +124,11 @@ def test_the_nearest_centroid_is_found_chunk_by_chunk(monkeypatch: pytest.Monkey
     whole = nearest_centroid(points, points[::20])
     monkeypatch.setattr("centroidkv.routing.clustering.nearest._CHUNK_ENTRIES", 16)
     assert (nearest_centroid(points, points[::20]) == whole).all()
+
+
+def test_consensus_does_not_count_outliers_as_clusters() -> None:
+    points, truth = blobs(5, 30)
+    strays = np.eye(3, points.shape[1], dtype=np.float32) * 200
+    labels = cluster(np.concatenate([points, strays]), method="consensus", num_clusters=5, seed=0)
+    assert is_same_partition(labels[:-3], truth)
+    assert labels.max() == 4

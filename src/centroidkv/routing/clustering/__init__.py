@@ -10,6 +10,7 @@ import numpy as np
 from centroidkv.errors import ConfigError
 from centroidkv.routing.clustering.agglomerative import agglomerative
 from centroidkv.routing.clustering.cells import nearest_by_cells
+from centroidkv.routing.clustering.consensus import consensus
 from centroidkv.routing.clustering.gmm import gmm
 from centroidkv.routing.clustering.hdbscan import hdbscan
 from centroidkv.routing.clustering.kmeans import kmeans
@@ -34,10 +35,11 @@ METHODS: dict[str, Callable[..., Labels]] = {
     "gmm": gmm,
     "agglomerative": agglomerative,
     "hdbscan": hdbscan,
+    "consensus": consensus,
 }
 
 # Above these, a method is fitted on a sample; the others reach any size by themselves.
-SAMPLE_SIZES = {"gmm": 20_000, "agglomerative": 5_000, "hdbscan": 10_000}
+SAMPLE_SIZES = {"gmm": 20_000, "agglomerative": 5_000, "hdbscan": 10_000, "consensus": 3_000}
 
 
 def cluster(
