@@ -15,7 +15,9 @@ GIB = 1 << 30
 
 
 # Named settings. `paper`: the system of the source paper as published, Algorithm 1 without labels.
+# `cag`: the system it is compared with, one context for all questions (Chan et al., 2025).
 _PRESETS: dict[str, dict[str, Any]] = {
+    "cag": {},
     "paper": {"reuse": "representative", "representative_form": "continue", "max_error": None},
 }
 
@@ -120,7 +122,7 @@ class PlanConfig(_Settings):
     chooses from the questions themselves, within about `auto_budget_s` seconds. There are never
     more clusters than distinct questions. `clustering` is spectral, kmeans, gmm, agglomerative or
     hdbscan, which finds its own number and ignores `num_clusters`. `radius_quantile` is the share
-    of a cluster's own members that its radius admits.
+    of a cluster's own members that its radius admits; with None every question is admitted.
     """
 
     num_clusters: int | Literal["auto"] | None = None
@@ -130,7 +132,7 @@ class PlanConfig(_Settings):
     max_pins: int = 8
     max_pin_tokens: int = 1500
     retrieval_depth: int = 16
-    radius_quantile: float = 0.95
+    radius_quantile: float | None = 0.95
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -158,8 +160,9 @@ class PlanConfig(_Settings):
                 _is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"
             )
         _require(
-            _is_number(self.radius_quantile) and 0 < self.radius_quantile <= 1,
-            f"radius_quantile must be a number in (0, 1], not {self.radius_quantile!r}",
+            self.radius_quantile is None
+            or (_is_number(self.radius_quantile) and 0 < self.radius_quantile <= 1),
+            f"radius_quantile must be a number in (0, 1], or None, not {self.radius_quantile!r}",
         )
         _require(_is_count(self.seed, 0), f"seed must be a whole number, not {self.seed!r}")
 
@@ -241,14 +244,16 @@ class EngineConfig(_Settings):
             f"max_error must be a number in (0, 1), or None, not {self.max_error!r}",
         )
 
-    @property
-    def plan_settings(self) -> dict[str, Any]:
-        """What a build takes unless it is told otherwise."""
-        return (
-            {"clustering": "spectral", "num_clusters": 8, "pca_dim": 32}
-            if self.preset == "paper"
-            else {}
-        )
+    def plan_settings(self, context_tokens: int) -> dict[str, Any]:
+        """What a build takes unless it is told otherwise, for a model with so much context."""
+        if self.preset == "paper":
+            return {"clustering": "spectral", "num_clusters": 8, "pca_dim": 32}
+        if self.preset == "cag":
+            # The last quarter is for what else was found, the question and the answer.
+            most = max(1, context_tokens * 3 // 4)
+            everyone = {"num_clusters": 1, "radius_quantile": None}
+            return {**everyone, "max_pins": most, "max_pin_tokens": most}
+        return {}
 
     @property
     def pinned_date(self) -> date | None:

@@ -34,6 +34,14 @@ class Retrieving:
             self._store.prefetcher.begin(self._namespace, plan.id, route.cluster.id)
         return route
 
+    def preload(self) -> None:
+        """Bring the KV of every cluster into memory, as far as it is there and the budget goes."""
+        plan = self._router.plan
+        if plan is None:
+            return
+        for cluster in plan.clusters:
+            self._store.prefetcher.load(self._namespace, plan.id, cluster.id)
+
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model."""
         pinned = self.pinned(route)

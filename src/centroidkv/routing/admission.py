@@ -8,7 +8,10 @@ import numpy as np
 
 from centroidkv.types import FloatArray
 
-__all__ = ["distance", "radii"]
+__all__ = ["EVERYWHERE", "distance", "radii"]
+
+# A radius that admits every question: finite, since JSON knows no infinity.
+EVERYWHERE = float(np.finfo(np.float32).max)
 
 # Weight of the pooled radius, in members: a cluster of five counts half on its own.
 PRIOR_MEMBERS = 5.0
@@ -19,7 +22,9 @@ def distance(vector: FloatArray, centroid: FloatArray) -> float:
     return float(np.linalg.norm(vector - centroid))
 
 
-def radii(groups: list[FloatArray], centroids: FloatArray, *, quantile: float) -> list[float]:
+def radii(
+    groups: list[FloatArray], centroids: FloatArray, *, quantile: float | None
+) -> list[float]:
     """Return each cluster's admission radius.
 
     A member pulls the centroid towards itself, so each distance is corrected to what it would be
@@ -29,8 +34,10 @@ def radii(groups: list[FloatArray], centroids: FloatArray, *, quantile: float) -
     Args:
         groups: Per cluster, the members' vectors, [members, dim].
         centroids: [clusters, dim].
-        quantile: Share of the members that a radius admits.
+        quantile: Share of the members that a radius admits; None admits every question.
     """
+    if quantile is None:
+        return [EVERYWHERE] * len(groups)
     distances = []
     for vectors, centroid in zip(groups, centroids, strict=True):
         n = len(vectors)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centroidkv.routing.admission import distance, radii
+from centroidkv.routing.admission import EVERYWHERE, distance, radii
 
 
 def clusters(sizes: list[int], *, seed: int = 0, dim: int = 16, scales=None):
@@ -95,3 +95,13 @@ def test_no_clusters_have_no_radii() -> None:
 def test_equal_members_give_a_radius_of_nothing(count: int) -> None:
     group = np.ones((count, 4), np.float32)
     assert radii([group], group[:1], quantile=0.9) == [0.0]
+
+
+def test_without_a_quantile_every_question_is_admitted_and_the_radius_is_a_number() -> None:
+    groups, centroids = clusters([3, 1])
+    limits = radii(groups, centroids, quantile=None)
+    assert limits == [EVERYWHERE] * 2
+    assert all(
+        distance(g[0] * 1e6, c) <= r < float("inf")
+        for g, c, r in zip(groups, centroids, limits, strict=True)
+    )
