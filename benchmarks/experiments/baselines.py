@@ -17,12 +17,15 @@ import numpy as np
 from langchain_core.outputs import Generation
 
 from centroidkv import Engine
+from centroidkv.config import EngineConfig, PlanConfig
+from centroidkv.fitting import fit_plan
 from centroidkv.kv.blocks import chain
 from centroidkv.langchain import CentroidKVAnswerCache
+from centroidkv.routing.history import Seen
 from experiments.corpora import Corpus, KnownVectors, Split, split
 from experiments.hits import hits
 from experiments.sweeps import NUM_PAST, PAPER, fitted, lookup_ms
-from experiments.ways import Chain
+from experiments.ways import DEPTH, Chain
 
 LARGER = (9000,)  # the answer cache's lookup is a scan: how it grows
 DISTANCES = (2.0, 1.0, 0.8, 0.7, 0.6, 0.5, 0.4)
@@ -43,11 +46,39 @@ def baselines(
             ids = [engine.model.encode(p).token_ids for p in prompts]
             cost = kv_bytes(engine, prompts[0])
             model = engine.model
+            yield cag_context(drawn, chained, engine) | {"corpus": corpus.name}
         yield kv_per_question(corpus, drawn, ids, cost)
         for size in dict.fromkeys((len(drawn.past), *LARGER)):
             if size + LOOKUPS <= len(corpus.questions) and not (corpus.num_past or 0) < size:
                 larger = split(corpus, vectors, seed=0, num_past=size)
                 yield from answer_cache(corpus, larger, known, Path(folder) / "store", model)
+
+
+def cag_context(drawn: Split, chained: Chain, engine: Engine) -> dict[str, Any]:
+    """Count what the one context of CAG holds of what the retriever finds for unseen questions."""
+    settings = EngineConfig.of({"preset": "cag"}).plan_settings(engine.model.context_tokens)
+    found = {i: chained.find(drawn.texts[i], DEPTH) for i in drawn.past}
+    seen = [Seen(drawn.texts[i], drawn.vectors[i], tuple(p.id for p in ps))
+            for i, ps in found.items()]  # fmt: skip
+    plan = fit_plan(
+        seen,
+        {p.id: p for ps in found.values() for p in ps},
+        PlanConfig.of(settings),
+        namespace="0" * 64,
+        count_tokens=engine.model.count_tokens,
+    )
+    (cluster,) = plan.clusters
+    unseen = drawn.unseen[:1000]
+    held = np.array([
+        [p.id in cluster.pins for p in chained.find(drawn.texts[i])] for i in unseen
+    ])  # fmt: skip
+    return {
+        "baseline": "cag_context",
+        "entries": len(cluster.pins),
+        "distinct_tokens": sum(engine.model.count_tokens(p.text) for p in plan.pinned(cluster)),
+        "best_passage_held": float(held[:, 0].mean()),
+        "top4_held": float(held.mean()),
+    }
 
 
 def kv_bytes(engine: Engine, prompt: str) -> dict[str, float]:
