@@ -26,7 +26,7 @@ PARTS = ("sweeps", "baselines", "times", "report")
 CORPORA = ("ask_cfpb", "tau2", "question_alone", "example_bank")
 SWEPT = ("ask_cfpb", "example_bank")
 RESULTS = Path(__file__).parents[1] / "results/experiments"
-QUICK = {"num_past": 200, "sample": Sample(cheap=3, dear=2, extra=1)}
+QUICK = {"num_past": 200, "sample": Sample(cheap=3, dear=2, extra=1, context_tokens=1000)}
 
 
 def main() -> None:

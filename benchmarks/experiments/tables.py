@@ -72,6 +72,10 @@ def report(work: Path, out: Path) -> None:
 def table1(found: Found) -> list[Row]:
     """Return a row for each corpus, form and clustering, and for each other way."""
     rows: list[Row] = []
+    plain = {(r["corpus"], r["number"]): r["text"] for r in found.asked if r["way"] == "plain"}
+    for row in found.asked:
+        own = plain.get((row["corpus"], row["number"]))
+        row["same_as_plain"] = None if own is None else row["text"] == own
     for corpus in dict.fromkeys(r["corpus"] for r in found.asked):
         asked = [r for r in found.asked if r["corpus"] == corpus]
         baseline = _times([r for r in asked if r["way"] == BASELINE])
@@ -159,8 +163,10 @@ def _times(rows: list[Row]) -> Row:
 
 def _outcomes(rows: list[Row]) -> Row:
     share = {o: sum(r["outcome"] == o for r in rows) / len(rows) for o in ("hit", "partial")}
+    same = [r["same_as_plain"] for r in rows if r["same_as_plain"] is not None]
     return {f"sample_{o}": s for o, s in share.items()} | {
-        "sample_wrong": sum(r["wrong"] for r in rows) / len(rows)
+        "sample_wrong": sum(r["wrong"] for r in rows) / len(rows),
+        "same_text_as_plain": sum(same) / len(same) if same else None,
     }
 
 

@@ -23,11 +23,15 @@ TIMED = {"ask_cfpb": METHODS}
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How many unseen questions are asked: where a hit takes milliseconds, seconds, or is extra."""
+    """How many unseen questions are asked: where a hit takes milliseconds, seconds, or is extra.
+
+    `context_tokens` is the budget of CAG's context, 0 for the preset's own.
+    """
 
     cheap: int = 24
     dear: int = 8
     extra: int = 3
+    context_tokens: int = 0
 
     def size(self, way: Way) -> int:
         if way.name == "answer":
@@ -76,7 +80,8 @@ class Timing:
                 if (way.name, way.method) in kept or way.name == "plain":
                     continue
                 begin = time.perf_counter()
-                build_s = opened.build(way, past, chain)
+                limits = self._limits(way)
+                build_s = opened.build(way, past, chain, **limits)
                 asked = unseen[: self.sample.size(way)]
                 filled = list(opened.fill(way, asked, chain))
                 self._write("build", way, build_s=build_s, fills=len(filled),
@@ -114,6 +119,10 @@ class Timing:
     def _open(self, model: Any, embedder: Any) -> Ways:
         names = ["exact", *({w.name for w in self._ways} & {"cag", *FORMS})]
         return Ways(self._folder, model, embedder, sorted(names))
+
+    def _limits(self, way: Way) -> dict[str, int]:
+        size = self.sample.context_tokens
+        return {"max_pin_tokens": size} if size and way.name.startswith("cag") else {}
 
     def _read(self, kind: str) -> list[dict[str, Any]]:
         return [r for r in read_rows(self.rows) if r["kind"] == kind]

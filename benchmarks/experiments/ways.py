@@ -120,7 +120,7 @@ class Ways:
         engine = self._engines[name]
         return engine.for_tenant(way.method) if way.method else engine
 
-    def build(self, way: Way, past: Sequence[str], chain: Chain) -> float | None:
+    def build(self, way: Way, past: Sequence[str], chain: Chain, **settings: Any) -> float | None:
         """Build the plan of a way, unless it is there; return the seconds."""
         engine = self.engine(way)
         if engine.router.plan is not None:
@@ -129,7 +129,9 @@ class Ways:
             return engine.build(
                 questions=past, retriever=lambda _: [], clustering=way.method
             ).seconds
-        return engine.build(questions=past, retriever=lambda q: chain.find(q, DEPTH)).seconds
+        return engine.build(
+            questions=past, retriever=lambda q: chain.find(q, DEPTH), **settings
+        ).seconds
 
     def fill(self, way: Way, questions: Sequence[str], chain: Chain) -> Iterator[dict[str, Any]]:
         """Fill the clusters that these questions go to, as warming would fill all.
