@@ -201,9 +201,26 @@ def _gain(row: Row, baseline: Row) -> Row:
 
 
 def _sizes(found: Found, corpus: str, way: str, method: str) -> Row:
-    """Return what preparing took, and what the KV of all clusters takes, in MiB."""
+    """Return what preparing took, and what the KV of all clusters takes, in MiB.
+
+    Algorithm 1 keeps a representative's whole prompt for each cluster, the ways that pin keep the
+    pinned passages; a stored answer has no KV, but its question's token ids and text.
+    """
     made = [b for b in found.built if (b["corpus"], b["way"], b["method"]) == (corpus, way, method)]
-    return {"build_s": made[0]["build_s"], "fill_s": made[0]["fill_s"]} if made else {}
+    kept = [b for b in found.baselines
+            if (b["corpus"], b["baseline"]) == (corpus, "kv_per_question")]  # fmt: skip
+    if not made:
+        return {}
+    row: Row = {"build_s": made[0]["build_s"], "fill_s": made[0]["fill_s"]}
+    if way == "answer":
+        row["answers_mib"] = made[0]["answers_bytes"] / MIB
+    elif kept:
+        tokens = made[0]["pinned_tokens"]
+        if way in FORMS:
+            tokens = made[0]["num_clusters"] * kept[0]["prompt_tokens_mean"]
+        row["kv_tokens"] = tokens
+        row["kv_mib"] = tokens * kept[0]["kv_bytes_per_token"] / MIB
+    return row
 
 
 def _write(path: Path, rows: Iterable[Row]) -> None:

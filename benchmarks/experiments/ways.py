@@ -156,9 +156,21 @@ class Ways:
             engine.flush()
 
     def sizes(self, way: Way) -> dict[str, int]:
-        """Return what a way's store takes."""
-        stats = self.engine(way).stats()
-        return {"memory_bytes": stats.memory_bytes, "disk_bytes": stats.disk_bytes}
+        """Return what a way's store takes, with what the ways before it have left there.
+
+        `pinned_tokens` are those of all clusters, filled or not; a prefix that two clusters share
+        counts twice.
+        """
+        engine = self.engine(way)
+        stats, plan = engine.stats(), engine.router.plan
+        pins = [p.text for c in plan.clusters for p in plan.pinned(c)] if plan else []
+        return {
+            "memory_bytes": stats.memory_bytes,
+            "disk_bytes": stats.disk_bytes,
+            "answers_bytes": sum(f.stat().st_size for f in self._folder.glob(f"{way.name}/ans*")),
+            "num_clusters": len(plan.clusters) if plan else 0,
+            "pinned_tokens": sum(map(engine.model.count_tokens, pins)),
+        }
 
     def close(self) -> None:
         self._stack.close()
