@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 Row = dict[str, Any]
 RATES = {
     "filled": "hit, every cluster filled",
-    "online": "hit, filled online",
+    "online": "hit, filled online by unseen questions",
+    "online_own": "hit, filled online by the n questions",
     "admitted": "hit, within the radius",
 }
 # What the paper's text gives of each figure: x and hit rate; the curves themselves are not there.

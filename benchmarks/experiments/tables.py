@@ -115,6 +115,8 @@ def _averaged(group: list[Row]) -> Row:
     names = ("num_clusters", "fit_s", "filled", "online", "admitted", "filled_wrong",
              "online_wrong", "admitted_wrong", "ceiling", "reachable")  # fmt: skip
     row: Row = {n: statistics.mean(r[n] for r in group) for n in names}
+    # The past questions played on empty clusters: each cluster has a member, so each misses once.
+    row["online_own"] = statistics.mean(1 - r["num_clusters"] / r["num_past"] for r in group)
     row["wrong_low"] = min(r["filled_wrong"] for r in group)
     row["wrong_high"] = max(r["filled_wrong"] for r in group)
     row["streamed"], row["asked"] = group[0]["streamed"], group[0]["asked"]

@@ -59,6 +59,13 @@ def test_the_miss_branch_is_that_of_algorithm_1(
     assert 0 < counted.online < 1
 
 
+def test_the_past_questions_miss_once_a_cluster(drawn: Split) -> None:
+    plan, _ = fitted(drawn, PAPER)
+    own = Split(drawn.past, drawn.past, drawn.vectors, drawn.labels, drawn.texts)
+    (row,) = figure(Found([swept("figure3")], [], [], []), "figure3", ("k_asked",))
+    assert hits(plan, own).online == row["online_own"] == pytest.approx(1 - 3 / 9)
+
+
 def test_the_first_question_of_a_cluster_misses_and_stands_for_it() -> None:
     asked, missed, wrong = online(np.array([0, 0, 1, 0, 1]), np.array(list("abbac")))
     assert (asked, missed, wrong) == (5, 2, 2)
