@@ -17,6 +17,12 @@ RATES = {
     "online_own": "hit, filled online by the n questions",
     "admitted": "hit, within the radius",
 }
+TITLES = {
+    "ask_cfpb": "BANKING77, Ask-CFPB",
+    "tau2": "BANKING77, tau2",
+    "question_alone": "BANKING77, the question alone",
+    "example_bank": "example bank",
+}
 # What the paper's text gives of each figure: x and hit rate; the curves themselves are not there.
 PAPER = {"figure3": (8, 0.9953), "figure5": (3000, 0.9973)}
 AXES = {
@@ -41,7 +47,9 @@ def draw(tables: dict[str, list[Row]], out: Path) -> None:
                 ax.set(xlabel=label, ylim=(-0.02, 1.04), xscale="log" if is_log else "linear")
                 ax.grid(alpha=0.3)
                 ax.legend(fontsize=8)
-            figure.suptitle(f"{name.capitalize().replace('e', 'e ', 1)}: {corpus}")
+            if name == "figure5":  # hit rates that differ by tenths of a percent
+                axes[0].set_ylim(0.9, 1.005)
+            figure.suptitle(f"Figure {name[-1]}: {TITLES[corpus]}")
             figure.savefig(out / f"{name}-{corpus}.png", dpi=110)
             plt.close(figure)
     for corpus in dict.fromkeys(r["corpus"] for r in tables["table1"]):
@@ -82,12 +90,13 @@ def _table1(rows: Sequence[Row], out: Path, corpus: str) -> None:
     axes[0].barh(names, [r["mean_s"] for r in rows], color="tab:grey")
     axes[0].set(xlabel="mean response time of a hit, s (log)", xscale="log")
     right = [1 - r.get("filled_wrong", 0.0) for r in rows]
-    axes[1].barh(names, right, color="tab:green", label="right, or the question's own")
-    axes[1].barh(names, [1 - x for x in right], left=right, color="tab:red", label="another's")
-    axes[1].set(xlabel="share of answers, every cluster filled", yticks=[])
+    axes[1].barh(names, right, color="tab:green", label="KV of the question, or of its intent")
+    axes[1].barh(names, [1 - x for x in right], left=right, color="tab:red",
+                 label="KV or answer of another intent")  # fmt: skip
+    axes[1].set(xlabel="share of hits, every cluster filled", yticks=[])
     axes[1].legend(fontsize=8, loc="lower left")
     for ax in axes:
         ax.invert_yaxis()
-    figure.suptitle(f"Table 1: {corpus}")
+    figure.suptitle(f"Table 1: {TITLES[corpus]}")
     figure.savefig(out / f"table1-{corpus}.png", dpi=110)
     plt.close(figure)
