@@ -148,6 +148,7 @@ def _times(rows: list[Row]) -> Row:
     if not rows:
         return {}
     whole, first = [r["whole_s"] for r in rows], [r["first_s"] for r in rows]
+    cpu = [r["cpu_s"] for r in rows if "cpu_s" in r]
     return {
         "requests": len(rows),
         "mean_s": statistics.mean(whole),
@@ -156,6 +157,7 @@ def _times(rows: list[Row]) -> Row:
         "ttft_mean_s": statistics.mean(first),
         "ttft_p90_s": float(np.quantile(first, 0.9)),
         "qps": 1 / statistics.mean(whole),
+        "cpu_mean_s": statistics.mean(cpu) if cpu else None,
         "reused_share": sum(r["reused_tokens"] for r in rows)
         / sum(r["prompt_tokens"] for r in rows),
         "prompt_tokens_mean": statistics.mean(r["prompt_tokens"] for r in rows),
@@ -194,12 +196,12 @@ def _gain(row: Row, baseline: Row) -> Row:
     """Return the paper's improvement rate: the share of CAG's mean response time that is saved."""
     if not baseline:
         return {}
-    names = ("mean_s", "mean_online_s", "mean_admitted_s")
-    return {
-        f"improvement_{n.removesuffix('_s')}": 1 - row[n] / baseline["mean_s"]
-        for n in names
-        if n in row
-    }
+    result = {}
+    for name in ("mean_s", "mean_online_s", "mean_admitted_s", "cpu_mean_s"):
+        against = baseline["cpu_mean_s" if name == "cpu_mean_s" else "mean_s"]
+        if row.get(name) is not None and against:
+            result[f"improvement_{name.removesuffix('_s')}"] = 1 - row[name] / against
+    return result
 
 
 def _sizes(found: Found, corpus: str, way: str, method: str) -> Row:

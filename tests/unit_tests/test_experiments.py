@@ -90,8 +90,8 @@ def test_past_and_unseen_never_meet_and_the_unseen_stay_the_same() -> None:
 
 
 def asked(way: str, seconds: float, method: str = "", **more: object) -> dict:
-    told = {"first_s": seconds / 2, "whole_s": seconds, "reused_tokens": 5, "prompt_tokens": 10,
-            "completion_tokens": 3, "outcome": "hit", "wrong": False, "route_s": 0.001}  # fmt: skip
+    told = {"first_s": seconds / 2, "whole_s": seconds, "cpu_s": seconds * 3, "reused_tokens": 5,
+            "prompt_tokens": 10, "completion_tokens": 3, "outcome": "hit", "wrong": False, "route_s": 0.001}  # fmt: skip
     row = {"corpus": "x", "way": way, "method": method, "number": 0, "text": way}
     return row | told | more
 
@@ -112,6 +112,8 @@ def test_means_over_a_stream_are_composed_of_hits_and_misses() -> None:
     assert rows["cag"]["improvement_mean"] == 0
     assert rows["plain"]["improvement_mean"] == -1
     answer = rows["answer"]
+    assert answer["cpu_mean_s"] == pytest.approx(0.3)
+    assert answer["improvement_cpu_mean"] == pytest.approx(1 - 0.3 / 6)
     assert answer["mean_online_s"] == pytest.approx(0.75 * 0.1 + 0.25 * 4)
     assert answer["improvement_mean_admitted"] == pytest.approx(1 - answer["mean_admitted_s"] / 2)
     assert (answer["filled_wrong"], answer["sample_wrong"], answer["reused_share"]) == (0.5, 1, 0.5)
