@@ -91,7 +91,8 @@ def test_past_and_unseen_never_meet_and_the_unseen_stay_the_same() -> None:
 
 def asked(way: str, seconds: float, method: str = "", **more: object) -> dict:
     told = {"first_s": seconds / 2, "whole_s": seconds, "cpu_s": seconds * 3, "reused_tokens": 5,
-            "prompt_tokens": 10, "completion_tokens": 3, "outcome": "hit", "wrong": False, "route_s": 0.001}  # fmt: skip
+            "prompt_tokens": 10, "completion_tokens": 3, "outcome": "hit", "wrong": False,
+            "route_s": 0.001}  # fmt: skip
     row = {"corpus": "x", "way": way, "method": method, "number": 0, "text": way}
     return row | told | more
 
