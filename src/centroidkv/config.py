@@ -3,19 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict, get_args
 
 from centroidkv.errors import ConfigError
 from centroidkv.types import Reuse
 
-__all__ = ["EngineConfig", "PlanConfig", "Sampling", "SamplingOptions"]
+__all__ = ["Clustering", "EngineConfig", "PlanConfig", "Sampling", "SamplingOptions"]
 
 MIB = 1 << 20
 GIB = 1 << 30
 
 
+Clustering = Literal["spectral", "kmeans", "gmm", "agglomerative", "hdbscan", "consensus"]
+
 # Named settings. `paper`: the system of the source paper as published, Algorithm 1 without labels.
+# `cag`: the system it is compared with, one context for all questions (Chan et al., 2025).
 _PRESETS: dict[str, dict[str, Any]] = {
+    "cag": {"pins_by": "nearest"},
     "paper": {"reuse": "representative", "representative_form": "continue", "max_error": None},
 }
 
@@ -122,23 +126,21 @@ class PlanConfig(_Settings):
     consensus (of spectral, kmeans and agglomerative) or hdbscan, which finds its own number and
     ignores `num_clusters`. Where the number is chosen, spectral becomes consensus, which forgives
     a number that is not quite right. `radius_quantile` is the share of a cluster's own members
-    that its radius admits; of unseen questions it is a little less. A cluster pins at most
-    `max_pins` passages of `max_pin_tokens` tokens; with `store_tokens`, the pins of all clusters
-    take at most so many tokens in the store, shared prefixes counted once: clusters then share
-    lists.
+    that its radius admits; of unseen questions it is a little less, and with None every question
+    is admitted. A cluster pins at most `max_pins` passages of `max_pin_tokens` tokens; with
+    `store_tokens`, the pins of all clusters take at most so many tokens in the store, shared
+    prefixes counted once: clusters then share lists.
     """
 
     num_clusters: int | Literal["auto"] | None = None
     pca_dim: int | Literal["auto"] = 32
-    clustering: Literal["spectral", "kmeans", "gmm", "agglomerative", "hdbscan", "consensus"] = (
-        "spectral"
-    )
+    clustering: Clustering = "spectral"
     auto_budget_s: float = 60.0
     max_pins: int = 8
     max_pin_tokens: int = 1500
     store_tokens: int | None = None
     retrieval_depth: int = 16
-    radius_quantile: float = 0.98
+    radius_quantile: float | None = 0.98
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -151,7 +153,7 @@ class PlanConfig(_Settings):
             dim == "auto" or _is_count(dim, 1),
             f"pca_dim must be a whole number of at least 1, or 'auto', not {dim!r}",
         )
-        methods = ("spectral", "kmeans", "gmm", "agglomerative", "hdbscan", "consensus")
+        methods = get_args(Clustering)
         _require(
             self.clustering in methods,
             f"clustering must be one of {', '.join(methods)}, not {self.clustering!r}",
@@ -171,8 +173,9 @@ class PlanConfig(_Settings):
             f"not {self.store_tokens!r}",
         )
         _require(
-            _is_number(self.radius_quantile) and 0 < self.radius_quantile <= 1,
-            f"radius_quantile must be a number in (0, 1], not {self.radius_quantile!r}",
+            self.radius_quantile is None
+            or (_is_number(self.radius_quantile) and 0 < self.radius_quantile <= 1),
+            f"radius_quantile must be a number in (0, 1], or None, not {self.radius_quantile!r}",
         )
         _require(_is_count(self.seed, 0), f"seed must be a whole number, not {self.seed!r}")
 
@@ -274,14 +277,16 @@ class EngineConfig(_Settings):
             f"carry_cost must be a number in [0, 1), not {self.carry_cost!r}",
         )
 
-    @property
-    def plan_settings(self) -> dict[str, Any]:
-        """What a build takes unless it is told otherwise."""
-        return (
-            {"clustering": "spectral", "num_clusters": 8, "pca_dim": 32}
-            if self.preset == "paper"
-            else {}
-        )
+    def plan_settings(self, context_tokens: int) -> dict[str, Any]:
+        """What a build takes unless it is told otherwise, for a model with so much context."""
+        if self.preset == "paper":
+            return {"clustering": "spectral", "num_clusters": 8, "pca_dim": 32}
+        if self.preset == "cag":
+            # The last quarter is for what else was found, the question and the answer.
+            most = max(1, context_tokens * 3 // 4)
+            everyone = {"num_clusters": 1, "radius_quantile": None}
+            return {**everyone, "max_pins": most, "max_pin_tokens": most}
+        return {}
 
     @property
     def pinned_date(self) -> date | None:

@@ -151,7 +151,8 @@ class Engine:
         """
         self._require_open()
         self.store.require_writable("build a plan")
-        config = PlanConfig.of({**self.config.plan_settings, **settings})
+        named = self.config.plan_settings(self.model.context_tokens)
+        config = PlanConfig.of({**named, **settings})
         asked = gather(questions, domains, chat_log, redact, self.router.embedder)
         builder = Builder(self.router, self.model, self._learner)
         progress = progress_bar() if show_progress else no_progress
@@ -331,5 +332,7 @@ class Engine:
             self._learner.fault("damaged_plans", problem)
         if plan is not None:
             self.router.use(plan)
+            if self.config.preset == "cag":
+                self._retrieving.preload()
         elif self.store.is_owner and self.store.plans.files() and not problems:
             self._learner.note_foreign_plans()

@@ -282,14 +282,16 @@ class Learner:
     def _fit_when_ready(self) -> None:
         """Replace the grown plan by a fitted one, once enough questions were seen."""
         assert self._history is not None
-        if self._history.count() < self._store.config.fit_after:
+        config = self._store.config
+        if self._history.count() < config.fit_after:
             return
+        named = config.plan_settings(self._model.context_tokens)
         seen = self._history.all()
         ids = {p for s in seen for p in s.passages}
         fitted = fit_plan(
             seen,
             self._history.passages(sorted(ids)),
-            PlanConfig(max_pins=self._store.config.max_pins),
+            PlanConfig.of({"max_pins": config.max_pins, **named}),
             namespace=self.plan_namespace,
             count_tokens=self._model.count_tokens,
         )

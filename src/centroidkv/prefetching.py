@@ -22,9 +22,10 @@ class Prefetcher:
     def begin(self, namespace: str, plan_id: str, cluster: int) -> None:
         """Start loading what a cluster has in a KV namespace, under any head."""
         with contextlib.suppress(RuntimeError):  # closed meanwhile
-            self._threads.submit(self._load, namespace, plan_id, cluster)
+            self._threads.submit(self.load, namespace, plan_id, cluster)
 
-    def _load(self, namespace: str, plan_id: str, cluster: int) -> None:
+    def load(self, namespace: str, plan_id: str, cluster: int) -> None:
+        """Load what a cluster has in a KV namespace, under any head, before returning."""
         try:
             for row in self._blocks.disk.manifest.prefixes(plan_id, cluster):
                 if row.namespace == namespace:

@@ -34,6 +34,14 @@ class Retrieving:
             self._prefetch(route.cluster)
         return route
 
+    def preload(self) -> None:
+        """Bring the KV of every cluster into memory, as far as it is there and the budget goes."""
+        plan = self._router.plan
+        if plan is None:
+            return
+        for cluster in plan.clusters:
+            self._store.prefetcher.load(self._namespace, plan.id, cluster.id)
+
     def _prefetch(self, cluster: Cluster | None) -> None:
         plan = self._router.plan
         if plan is not None and cluster is not None:

@@ -10,7 +10,10 @@ import numpy as np
 
 from centroidkv.types import FloatArray
 
-__all__ = ["distance", "radii"]
+__all__ = ["EVERYWHERE", "distance", "radii"]
+
+# A radius that admits every question: finite, since JSON knows no infinity.
+EVERYWHERE = float(np.finfo(np.float32).max)
 
 # Weight of the pooled radius, in members. Measured on CLINC150 and BANKING77 against foreign
 # questions: how far a question may lie is mostly the embedder's matter and hardly the cluster's.
@@ -24,7 +27,9 @@ def distance(vector: FloatArray, centroid: FloatArray) -> float:
     return float(np.linalg.norm(vector - centroid))
 
 
-def radii(groups: Iterable[FloatArray], centroids: FloatArray, *, quantile: float) -> list[float]:
+def radii(
+    groups: Iterable[FloatArray], centroids: FloatArray, *, quantile: float | None
+) -> list[float]:
     """Return each cluster's admission radius.
 
     A member pulls the centroid towards itself, so each distance is corrected to what it would be
@@ -34,8 +39,10 @@ def radii(groups: Iterable[FloatArray], centroids: FloatArray, *, quantile: floa
     Args:
         groups: Per cluster, the members' vectors, [members, dim]; taken one at a time.
         centroids: [clusters, dim].
-        quantile: Share of the members that a radius admits.
+        quantile: Share of the members that a radius admits; None admits every question.
     """
+    if quantile is None:
+        return [EVERYWHERE] * len(centroids)
     distances = [_left_out(v, c) for v, c in zip(groups, centroids, strict=True)]
     known = np.concatenate(distances) if distances else np.empty(0, np.float32)
     pooled = float(np.quantile(known, quantile)) if known.size else 0.0

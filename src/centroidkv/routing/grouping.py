@@ -118,7 +118,7 @@ def _clustered(
 
 
 def _radii(
-    members: list[FloatArray], centroids: FloatArray, quantiles: Sequence[float]
+    members: list[FloatArray], centroids: FloatArray, quantiles: Sequence[float | None]
 ) -> list[float]:
     """Take each radius at its domain's quantile; small clusters lean on those of all domains."""
     by_quantile = {q: radii(members, centroids, quantile=q) for q in set(quantiles)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from centroidkv.config import PlanConfig
+from centroidkv.config import Clustering, PlanConfig
 from centroidkv.routing.projection import fit_projection
 from centroidkv.routing.validity import Score, Validity
 from centroidkv.types import FloatArray
@@ -44,7 +44,7 @@ class Choice:
 
     pca_dim: int
     num_clusters: int
-    clustering: str
+    clustering: Clustering
     scores: tuple[Score, ...] = ()
     is_complete: bool = True
 
@@ -88,7 +88,7 @@ def choose_shape(
             config.auto_budget_s,
         )
     by_consensus = is_auto and config.clustering == "spectral"
-    method = "consensus" if by_consensus else config.clustering
+    method: Clustering = "consensus" if by_consensus else config.clustering
     return Choice(dim, number, method, tuple(scores), is_complete)
 
 

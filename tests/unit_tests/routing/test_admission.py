@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centroidkv.routing.admission import distance, radii
+from centroidkv.routing.admission import EVERYWHERE, distance, radii
 
 
 def clusters(sizes: list[int], *, seed: int = 0, dim: int = 16, scales=None):
@@ -113,3 +113,13 @@ def test_foreign_questions_do_not_slip_in_by_the_widest_radius() -> None:
     own, theirs = (np.linalg.norm(x - centroids, axis=1) <= limits for x in (held_out, foreign))
     assert own.mean() >= 0.85
     assert theirs.mean() <= 0.05
+
+
+def test_without_a_quantile_every_question_is_admitted_and_the_radius_is_a_number() -> None:
+    groups, centroids = clusters([3, 1])
+    limits = radii(groups, centroids, quantile=None)
+    assert limits == [EVERYWHERE] * 2
+    assert all(
+        distance(g[0] * 1e6, c) <= r < float("inf")
+        for g, c, r in zip(groups, centroids, limits, strict=True)
+    )
