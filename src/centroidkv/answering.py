@@ -274,6 +274,7 @@ def _measured(run: Run, num_tokens: int, decode_s: float) -> Usage:
         cluster=route.cluster.id if route and route.cluster and route.is_admitted else None,
         distance=route.distance if route and route.cluster else None,
         tier=run.tier,
+        plan=(route.plan or None) if route else None,
         embed_s=route.embed_s if route else 0.0,
         route_s=route.route_s if route else 0.0,
         load_s=run.load_s,

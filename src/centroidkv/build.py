@@ -5,7 +5,7 @@ questions -> embed, retrieve -> fit (`fitting.py`) -> plan file, centroid index.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from centroidkv.config import PlanConfig
@@ -84,11 +84,13 @@ class Builder:
             seen,
             passages,
             config,
-            namespace=self._learner.plan_namespace,
+            namespace=self._learner.versions.namespace,
             count_tokens=self._model.count_tokens,
             domains=asked,
         )
-        is_new = self._learner.put_in_force(plan)
+        plan = replace(plan, source="build", settings=asdict(config))
+        self._learner.remember_built(seen, passages, asked)
+        is_new = self._learner.versions.put_in_force(plan)
         in_force = self._router.plan or plan
         return BuildReport(
             num_questions=len(asked),

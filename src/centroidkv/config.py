@@ -175,6 +175,8 @@ class EngineConfig(_Settings):
     `representative_form` says what a hit takes from the cluster's representative: its stored
     answer, its KV to decode from, or its KV with the new question appended; `max_error` is the
     calibrated bound of wrong answers, None for none.
+
+    `keep_versions` is how many plan versions are kept besides those that serve.
     """
 
     memory_budget_bytes: int = GIB
@@ -189,6 +191,7 @@ class EngineConfig(_Settings):
     online_radius: float = 0.75
     fit_after: int = 200
     max_pins: int = 8
+    keep_versions: int = 3
     read_only: bool = False
     preset: str | None = None
     reuse: Reuse = "exact"
@@ -206,7 +209,7 @@ class EngineConfig(_Settings):
             _require(
                 _is_count(value, 0), f"{name} must be a number of bytes (0 or more), not {value!r}"
             )
-        for name in ("max_records", "near_misses", "fit_after", "max_pins"):
+        for name in ("max_records", "near_misses", "fit_after", "max_pins", "keep_versions"):
             value = getattr(self, name)
             _require(
                 _is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"

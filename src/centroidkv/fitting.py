@@ -45,13 +45,13 @@ def fit_plan(
     )
     groups, centroids = _reassigned(vectors, reduced, labels)
     limits = radii([vectors[g] for g in groups], centroids, quantile=config.radius_quantile)
-    popularity = vote([s.passages for s in seen])
+    popularity = vote([s.passages for s in seen], [s.weight for s in seen])
     tokens = {p: count_tokens(passages[p].text) for p in popularity}
     clusters: list[Cluster] = []
     for number, (group, centroid, limit) in enumerate(zip(groups, centroids, limits, strict=True)):
         order = group[np.linalg.norm(vectors[group] - centroid, axis=1).argsort(kind="stable")]
         members = [seen[i] for i in order]
-        votes = vote([m.passages for m in members])
+        votes = vote([m.passages for m in members], [m.weight for m in members])
         pins = choose(votes, tokens, max_pins=config.max_pins, max_tokens=config.max_pin_tokens)
         found = Cluster(
             id=number,

@@ -29,7 +29,7 @@ class Retrieving:
         """Send a question to its cluster, and start loading the cluster's KV."""
         run = current_warming()
         route = self._router.route(question)
-        plan = self._router.plan
+        plan = self._router.plan_of(route)
         if run is None and route.is_admitted and route.cluster is not None and plan is not None:
             self._store.prefetcher.begin(self._namespace, plan.id, route.cluster.id)
         return route
@@ -48,7 +48,7 @@ class Retrieving:
                 route=route,
                 passages=tuple(passages),
                 num_pins=len(pinned),
-                found=frozenset(p.text for p in found),
+                found=tuple(p.text for p in found),
                 time_s=time.time(),
             )
         )
@@ -56,7 +56,7 @@ class Retrieving:
 
     def pinned(self, route: Route) -> list[Passage]:
         """Return the passages pinned for a route, in canonical order."""
-        run, plan = current_warming(), self._router.plan
+        run, plan = current_warming(), self._router.plan_of(route)
         if run is not None:
             return run.pinned
         if self._store.config.reuse == "representative":

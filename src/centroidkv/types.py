@@ -134,7 +134,10 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a question was sent: the nearest cluster, how far it is, and whether it admits."""
+    """Where a question was sent: the nearest cluster, how far it is, and whether it admits.
+
+    `plan` is the id of the plan version that routed it.
+    """
 
     question: str
     embedding: FloatArray
@@ -143,6 +146,7 @@ class Route:
     is_admitted: bool
     embed_s: float = 0.0
     route_s: float = 0.0
+    plan: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +154,14 @@ class Record:
     """What the retriever wrapper tells the model: question, route, passages, time.
 
     `num_pins` of the passages, the first ones, are pinned; `found` are the texts that the base
-    retriever returned.
+    retriever returned, best first.
     """
 
     question: str
     route: Route
     passages: tuple[Passage, ...]
     num_pins: int
-    found: frozenset[str]
+    found: tuple[str, ...]
     time_s: float
 
 
@@ -205,7 +209,8 @@ class Usage:
     """What happened to one request, and what it cost; times in seconds, counts in tokens.
 
     An `approximate` answer may be that to another question, `representative`; `error_bound` is
-    the calibrated limit of how often it is wrong, None where that is unknown.
+    the calibrated limit of how often it is wrong, None where that is unknown. `plan` is the plan
+    version that routed the question, None where none did.
     """
 
     outcome: Outcome
@@ -221,6 +226,7 @@ class Usage:
     approximate: bool = False
     representative: str | None = None
     error_bound: float | None = None
+    plan: str | None = None
     embed_s: float = 0.0
     route_s: float = 0.0
     load_s: float = 0.0
