@@ -77,6 +77,7 @@ class Versions:
             self.follow()
             current = self._router.plan if self._router else None
             if current is not None and plan.is_same_as(current):
+                self.files.prune()  # where a switch was interrupted
                 return False
             pointer = self.files.pointer
             plan = self.files.add(plan)

@@ -1,10 +1,8 @@
 """Plan versions: one in force, one on trial, the way forward and the way back."""
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -15,40 +13,13 @@ from centroidkv.store import Store
 from centroidkv.version_files import VersionFiles
 from centroidkv.version_list import plan_namespace_of
 from centroidkv.versions import Versions
-from small_parts import HashEmbedder
-from word_bank import QUESTIONS, ask, build_and_warm, search
+from word_bank import QUESTIONS, Built, ask, build_and_warm, search
 
 NEW = ["please block my lost card", "does a wire to another country cost much", "repay a loan"]
 
 
 def states(engine: Engine) -> dict[int, str]:
     return {v.version: v.state for v in engine.versions.kept()}
-
-
-class Built(NamedTuple):
-    """The ids of a plan of three clusters and of one of two, which is in force."""
-
-    first: str
-    second: str
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory, model) -> tuple[Path, Built]:
-    path = tmp_path_factory.mktemp("template") / "store"
-    with Engine.open(path, model=model, embedder=HashEmbedder()) as engine:
-        build_and_warm(engine)
-        first = engine.router.plan.id
-        engine.build(questions=QUESTIONS, retriever=search, num_clusters=2, max_pins=1, pca_dim=8)
-        engine.warm(lambda q: ask(engine, q))
-        return path, Built(first, engine.router.plan.id)
-
-
-@pytest.fixture
-def built(template: tuple[Path, Built], tmp_path: Path) -> Built:
-    """Put a store with two versions where engines are opened."""
-    path, plans = template
-    shutil.copytree(path, tmp_path / "store")
-    return plans
 
 
 def test_usage_names_the_version_that_served(engine: Engine) -> None:
