@@ -32,7 +32,7 @@ COVERED = 4  # how many of a question's passages, the best ones, are looked for 
 # Fills the clusters of a plan, all or the given ones.
 WarmPlan: TypeAlias = Callable[[Plan, Collection[int] | None], WarmReport]
 
-__all__ = ["RefitReport", "Refitter", "RequestFit", "introduce"]
+__all__ = ["RefitReport", "Refitter", "RequestFit", "introduce", "suits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,8 @@ class Refitter:
             num_new_questions=sum(not a.is_built for a in asked),
             num_clusters=len(plan.clusters),
             num_passages=len(plan.passages),
-            before=_suits(current, asked, texts) if current is not None else None,
-            after=_suits(plan, asked, texts),
+            before=suits(current, asked, texts) if current is not None else None,
+            after=suits(plan, asked, texts),
             warm=warmed,
             seconds=time.perf_counter() - begin,
         )
@@ -231,7 +231,7 @@ def _settings_of(plan: Plan | None) -> dict[str, Any]:
     return {n: v for n, v in (plan.settings if plan else {}).items() if n in known}
 
 
-def _suits(plan: Plan, asked: Sequence[Asked], texts: Mapping[str, str]) -> RequestFit:
+def suits(plan: Plan, asked: Sequence[Asked], texts: Mapping[str, str]) -> RequestFit:
     """Measure a plan on questions, by how often each came; built ones only where none came."""
     weights = np.array([a.times for a in asked], float)
     if not weights.sum():
