@@ -6,6 +6,16 @@ from pathlib import Path
 import pytest
 
 from centroidkv.cli import main
+from small_parts import make_llama, make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> list[object]:
+    """A model folder as a user has one; tiny, since the commands load it five times."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_llama(positions=16384).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return ["--model", folder]
 
 
 def run(capsys, *arguments: object) -> dict:
@@ -19,20 +29,21 @@ def states(capsys, store: Path) -> dict[int, str]:
 
 
 def test_a_store_is_refitted_tried_promoted_rolled_back_and_refreshed(
-    small_bank: tuple[Path, Path], tmp_path: Path, capsys
+    small_bank: tuple[Path, Path], tiny: list[object], tmp_path: Path, capsys
 ) -> None:
     questions, passages = small_bank
     store = ["--store", tmp_path / "store"]
-    run(capsys, "build", "--questions", questions, "--passages", passages, *store, "--clusters", 3)
+    model = [*store, *tiny]
+    run(capsys, "build", "--questions", questions, "--passages", passages, *model, "--clusters", 3)
     asked = "How do I block my card?"
-    first = run(capsys, "ask", asked, "--max-tokens", 2, *store)["usage"]
+    first = run(capsys, "ask", asked, "--max-tokens", 2, *model)["usage"]
     assert first["plan"].endswith("-000001")
-    report = run(capsys, "refit", "--share", 0.5, "--clusters", 4, *store)
+    report = run(capsys, "refit", "--share", 0.5, "--clusters", 4, *model)
     assert (report["version"], report["is_in_force"], report["num_new_questions"]) == (2, False, 1)
     assert report["warm"]["filled"] == 4 and report["warm"]["problems"] == {}
     assert states(capsys, store[1]) == {1: "in force", 2: "trial"}
     assert run(capsys, "promote", *store)["in_force"] == 2
-    second = run(capsys, "ask", asked, "--max-tokens", 2, *store)["usage"]
+    second = run(capsys, "ask", asked, "--max-tokens", 2, *model)["usage"]
     assert second["plan"].endswith("-000002") and second["reused_tokens"] > 200
     assert run(capsys, "rollback", *store)["in_force"] == 1
     assert run(capsys, "trial", 2, "--share", 0.2, *store)["share"] == 0.2
@@ -46,7 +57,7 @@ def test_a_store_is_refitted_tried_promoted_rolled_back_and_refreshed(
     lines[0]["text"] += " As of this month the fee is waived."
     changed = tmp_path / "changed.jsonl"
     changed.write_text("".join(json.dumps(row) + "\n" for row in lines), "utf-8")
-    report = run(capsys, "refresh", "--passages", changed, *store)
+    report = run(capsys, "refresh", "--passages", changed, *model)
     assert report["dropped_passages"] == 0 and report["replaced_passages"] <= 1
     assert len(report["changed_clusters"]) + report["kept_clusters"] == plan["num_clusters"] == 3
     assert run(capsys, "stats", *store)["num_filled_clusters"] == 3
