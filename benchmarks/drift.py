@@ -56,6 +56,7 @@ def one_seed(seed: int, world: dict) -> dict[str, dict[str, float]]:
     built = [seen(i, BUILD_DEPTH) for i in past]
     recipes = {
         "as built": built,
+        "as built, as many clusters as after": built,
         "refit from the log": [*built, *(seen(i, LIVE_DEPTH) for i in logged)],
         "refit, retriever asked anew": [*built, *(seen(i, BUILD_DEPTH) for i in logged)],
         "built from the log alone": [seen(i, BUILD_DEPTH) for i in logged],
@@ -65,7 +66,7 @@ def one_seed(seed: int, world: dict) -> dict[str, dict[str, float]]:
         plan = fit_plan(
             questions,
             world["passages"],
-            PlanConfig(),
+            PlanConfig(num_clusters=(PAST + LOGGED) // 10 if "as many" in name else None),
             namespace="0" * 64,
             count_tokens=lambda text: len(text) // 4,
         )
@@ -105,14 +106,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, default=Path("/tmp/cache"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     options = parser.parse_args()
     world = load(options.data, options.cache)
-    seeds = {seed: one_seed(seed, world) for seed in SEEDS}
-    names = list(seeds[SEEDS[0]])
-    columns = list(seeds[SEEDS[0]][names[0]])
-    print("mean of", len(SEEDS), "seeds;", ", ".join(columns))
+    seeds = {seed: one_seed(seed, world) for seed in options.seeds}
+    first = seeds[options.seeds[0]]
+    names, columns = list(first), list(next(iter(first.values())))
+    print("mean of", len(seeds), "seeds;", ", ".join(columns))
     for name in names:
-        values = [np.mean([seeds[s][name][c] for s in SEEDS]) for c in columns]
+        values = [np.mean([found[name][c] for found in seeds.values()]) for c in columns]
         print(f"{name:30}", " ".join(f"{v:8.3f}" for v in values))
     RESULTS.write_text(json.dumps({"machine": machine(), "seeds": seeds}, indent=1) + "\n")
 
