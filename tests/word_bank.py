@@ -1,5 +1,7 @@
 """A bank of three passages, searched by shared words, and a chain of one function."""
 
+from typing import NamedTuple
+
 from centroidkv import Completion, Engine, Passage
 
 PASSAGES = {
@@ -43,3 +45,20 @@ def build_and_warm(engine: Engine) -> None:
     report = engine.warm(lambda q: ask(engine, q))
     assert report.filled == report.num_clusters > 0, report
     assert report.problems == {}
+
+
+class Built(NamedTuple):
+    """The ids of a plan of three clusters and of a later one of two, which is in force."""
+
+    first: str
+    second: str
+
+
+def build_twice(engine: Engine) -> Built:
+    """Two plan versions, both filled."""
+    build_and_warm(engine)
+    assert engine.router.plan is not None
+    first = engine.router.plan.id
+    engine.build(questions=QUESTIONS, retriever=search, num_clusters=2, max_pins=1, pca_dim=8)
+    engine.warm(lambda q: ask(engine, q))
+    return Built(first, engine.router.plan.id)

@@ -4,6 +4,7 @@ from centroidkv.acceleration import accelerate
 from centroidkv.config import EngineConfig, PlanConfig, Sampling
 from centroidkv.engine import Engine
 from centroidkv.errors import CentroidKVError
+from centroidkv.model_trial import ModelTrial
 from centroidkv.types import Chunk, Completion, Message, Passage, Usage
 
 __version__ = "0.1.0"
@@ -15,6 +16,7 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "Message",
+    "ModelTrial",
     "Passage",
     "PlanConfig",
     "Sampling",

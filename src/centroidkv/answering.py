@@ -306,6 +306,7 @@ def _measured(run: Run, tokens: Sequence[Token], decode_s: float) -> Usage:
         domain=route.settled_domain if route else None,
         distance=far,
         tier=run.tier,
+        plan=(route.plan or None) if route else None,
         embed_s=route.embed_s if route else 0.0,
         route_s=route.route_s if route else 0.0,
         load_s=run.load_s,

@@ -128,6 +128,20 @@ class AnswerStore:
         query = f"DELETE FROM answers WHERE {where}"
         return self._run(lambda db: db.execute(query, values)).rowcount
 
+    def scoped(self, scope: str) -> list[tuple[Answer, FloatArray]]:
+        """Return the answers of a scope with their questions' vectors."""
+        query = (
+            "SELECT id, question, answer, embedding FROM answers"
+            " WHERE namespace = ? AND scope = ? ORDER BY number"
+        )
+        rows = self._run(lambda db: db.execute(query, (self.namespace, scope)).fetchall())
+        return [(Answer(i, q, a, 0.0), np.frombuffer(e, np.float32)) for i, q, a, e in rows]
+
+    def delete_scope(self, scope: str) -> int:
+        """Forget the answers of a scope, in every namespace; return how many."""
+        query = "DELETE FROM answers WHERE scope = ?"
+        return self._run(lambda db: db.execute(query, (scope,))).rowcount
+
     # the file
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -100,6 +100,7 @@ class ApproximateAnswering:
                     done.text,
                     done.token_ids,
                     done.finish_reason,
+                    tuple(p.text for p in run.record.passages) if run.record else (),
                 )
                 self._representatives.keep(route, key, kept)
             yield chunk
@@ -158,6 +159,7 @@ class ApproximateAnswering:
             approximate=not is_same,
             representative=stand_in.question,
             error_bound=0.0 if is_same else self._config.max_error,
+            plan=route.plan or None,
         )
         self._answering.count(usage)
         return usage

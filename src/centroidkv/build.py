@@ -6,7 +6,7 @@ questions -> embed, retrieve -> fit (`fitting.py`) -> plan file, centroid index.
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -77,12 +77,14 @@ class Builder:
             seen,
             passages,
             config,
-            namespace=self._learner.plan_namespace,
+            namespace=self._learner.versions.namespace,
             count_tokens=self._model.count_tokens,
             domains=asked.domains,
             domain_settings=domain_settings,
         )
-        is_new = self._learner.put_in_force(plan)
+        plan = replace(plan, source="build", settings=asdict(config))
+        self._learner.remember_built(seen, passages, asked.domains)
+        is_new = self._learner.versions.put_in_force(plan)
         in_force = self._router.plan or plan
         return BuildReport(
             num_questions=len(asked.domains),

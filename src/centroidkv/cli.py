@@ -1,6 +1,7 @@
 """The command line: build, ask, stats, check. Exit code 2 is a mistake of the user's."""
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 from centroidkv import __version__
 from centroidkv.chat_logs import read_chat_log
+from centroidkv.cli_versions import EXAMPLES, Console, measured, register
 from centroidkv.config import EngineConfig
 from centroidkv.engine import DEFAULT_EMBEDDER, DEFAULT_MODEL, Engine
 from centroidkv.errors import CentroidKVError
@@ -36,6 +38,7 @@ _EXAMPLES = """examples:
   centroidkv check --store ./kv-store --repair
   centroidkv calibrate pairs.csv --store ./kv-store
 """
+_ALL_EXAMPLES = _EXAMPLES + EXAMPLES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,11 +127,13 @@ def _calibrate(options: argparse.Namespace) -> int:
 def _stats(options: argparse.Namespace) -> int:
     store = Store.open(options.store, create=False)
     try:
-        stats = asdict(store_stats(store))
+        found = store_stats(store)
     finally:
         store.close()
-    lines = [f"{name:22} {value}" for name, value in stats.items() if name != "counters"]
+    stats = asdict(found)
+    lines = [f"{n:22} {v}" for n, v in stats.items() if n not in ("counters", "figures")]
     lines += [f"  {name:20} {value}" for name, value in stats["counters"].items()]
+    lines += [f"plan {f.plan or 'none'}, {measured(f)}" for f in found.figures]
     _print(options, stats, "\n".join(lines))
     return 0
 
@@ -200,25 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="centroidkv",
         description="Cluster-routed KV reuse: build a store from past questions, and use it.",
-        epilog=_EXAMPLES,
+        epilog=_ALL_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        added.set_defaults(run=run)
-        added.add_argument("--store", type=Path, required=True, help="the store folder")
-        added.add_argument("--json", action="store_true", help="print JSON, for programs")
-        return added
-
+    command = functools.partial(_command, commands)
     lines = _EXAMPLES.splitlines()
     build = command("build", _build, "cluster past questions and fill the store", lines[1].strip())
     build.add_argument("--questions", type=Path, help="CSV: question[,domain]")
@@ -240,7 +233,35 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("pairs", type=Path, help="CSV: question_a,question_b,same_answer")
     for with_model in (build, ask, calibrate):
         _add_model(with_model)
+    register(command, _console())
     return parser
+
+
+def _console() -> Console:
+    """Return what the commands about plan versions need of this file."""
+    return Console(
+        open_engine=lambda options: _open(options, create=False),
+        answer=lambda engine, base, question: _answer(engine, base, question, max_tokens=1),
+        show=_print,
+        add_model=_add_model,
+    )
+
+
+def _command(
+    commands: Any, name: str, run: Any, text: str, example: str
+) -> argparse.ArgumentParser:
+    """Add a command with the options that all have."""
+    added: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    added.set_defaults(run=run)
+    added.add_argument("--store", type=Path, required=True, help="the store folder")
+    added.add_argument("--json", action="store_true", help="print JSON, for programs")
+    return added
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

@@ -196,7 +196,8 @@ class EngineConfig(_Settings):
     `pins_by="found"` lends a question the pins of whichever cluster spares most of what was
     retrieved, up to the last pin that does; `nearest` always gives all pins of the nearest
     cluster. `carry_cost` is what a pinned token costs by standing in the prompt, as a part of
-    computing one: higher makes shorter prompts, of which more is computed.
+    computing one: higher makes shorter prompts, of which more is computed. `keep_versions` is how
+    many plan versions are kept besides those that serve.
     """
 
     memory_budget_bytes: int = GIB
@@ -211,6 +212,7 @@ class EngineConfig(_Settings):
     online_radius: float = 0.75
     fit_after: int = 200
     max_pins: int = 8
+    keep_versions: int = 3
     read_only: bool = False
     drafts: bool = True
     preset: str | None = None
@@ -231,7 +233,7 @@ class EngineConfig(_Settings):
             _require(
                 _is_count(value, 0), f"{name} must be a number of bytes (0 or more), not {value!r}"
             )
-        for name in ("max_records", "near_misses", "fit_after", "max_pins"):
+        for name in ("max_records", "near_misses", "fit_after", "max_pins", "keep_versions"):
             value = getattr(self, name)
             _require(
                 _is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"

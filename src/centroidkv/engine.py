@@ -24,6 +24,8 @@ from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.redaction import Redact
+from centroidkv.refit import RefitReport
+from centroidkv.refreshing import RefreshReport
 from centroidkv.representative import Representatives
 from centroidkv.request import Request, RequestOptions
 from centroidkv.retrieval import as_invoke
@@ -36,6 +38,8 @@ from centroidkv.routing.router import Router
 from centroidkv.store import Store
 from centroidkv.tenants import Tenants
 from centroidkv.types import Chunk, Completion, Message, Passage, Route, valid_text
+from centroidkv.upkeep import Upkeep
+from centroidkv.versions import Versions
 from centroidkv.warm import Warmer, WarmReport
 from centroidkv.warming import current_warming
 
@@ -55,13 +59,9 @@ class Engine:
         self.router = Router(embedder, store.open_index)
         self._plan_namespace = namespace_id("plan", embedder.fingerprint, self.config.tenant)
         self._records = RecordRing(self.config.max_records)
-        self._learner = Learner(
-            store,
-            self.router,
-            model,
-            namespace=namespace_id("kv", model.fingerprint, self.config.tenant),
-            plan_namespace=self._plan_namespace,
-        )
+        self.versions = Versions(store, self._plan_namespace, self.router)
+        namespace = namespace_id("kv", model.fingerprint, self.config.tenant)
+        self._learner = Learner(store, self.router, model, self.versions, namespace=namespace)
         self._retrieving = Retrieving(store, self.router, self._records, self._learner.namespace)
         self._answering = Answering(model, store.blocks, self._records, self._learner)
         self._representatives = Representatives(store, self.router, self._learner.namespace)
@@ -70,7 +70,10 @@ class Engine:
         self._answers: AnswerStore | None = None
         self._tenants = Tenants(self.config.tenant, self, self._of_tenant)
         self._is_closed = False
-        self._load_plan()
+        for problem in self.versions.load():
+            self._learner.fault("damaged_plans", problem)
+        if self.config.preset == "cag":
+            self._retrieving.preload()
 
     @classmethod
     def open(
@@ -158,6 +161,21 @@ class Engine:
         progress = progress_bar() if show_progress else no_progress
         return builder.build(asked, retriever, config, progress, domain_settings=domain_settings)
 
+    def refit(self, invoke: Any = None, **options: Any) -> RefitReport:
+        """Make the next plan version from the questions asked, warm it, switch to it.
+
+        See `Upkeep.refit` for the options; `versions` for trials and for the way back.
+        """
+        return self._upkeep().refit(invoke, **options)
+
+    def refresh(self, passages: Iterable[Any], invoke: Any = None, **options: Any) -> RefreshReport:
+        """Take over a changed knowledge base; make anew what depended on it. See `Upkeep`."""
+        return self._upkeep().refresh(passages, invoke, **options)
+
+    def _upkeep(self) -> Upkeep:
+        self._require_open()
+        return Upkeep(self._learner, self._representatives, self._approximating, self.model)
+
     def calibrate(self, pairs: str | Path | Sequence[LabelledPair]) -> list[Bound]:
         """Learn from labelled pairs when another question's answer may be served.
 
@@ -200,7 +218,7 @@ class Engine:
     def _warmer(self) -> Warmer:
         self._require_open()
         self.store.require_writable("warm clusters")
-        return Warmer(self.store, self.router, self.model, self._learner)
+        return Warmer(self.store, self.router.plan, self.model, self._learner)
 
     # online: retrieval
 
@@ -217,6 +235,7 @@ class Engine:
         for name, text in (("question", question), ("domain", "" if domain is None else domain)):
             if not isinstance(text, str):
                 raise ConfigError(f"{name} must be a text, not {text!r}")
+        self.versions.look()
         return self._retrieving.route(valid_text(question), domain)
 
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
@@ -325,14 +344,3 @@ class Engine:
     def _require_open(self) -> None:
         if self._is_closed:
             raise ConfigError("the engine is closed; open it again with Engine.open(...)")
-
-    def _load_plan(self) -> None:
-        plan, problems = self.store.plans.latest(self._plan_namespace)
-        for problem in problems:
-            self._learner.fault("damaged_plans", problem)
-        if plan is not None:
-            self.router.use(plan)
-            if self.config.preset == "cag":
-                self._retrieving.preload()
-        elif self.store.is_owner and self.store.plans.files() and not problems:
-            self._learner.note_foreign_plans()

@@ -79,7 +79,8 @@ def _cluster(
         domain=group.domain,
         guests=group.guests,
     )
-    votes = vote([seen[i].passages for i in group.voters])
+    voters = [seen[i] for i in group.voters]
+    votes = vote([v.passages for v in voters], [v.weight for v in voters])
     return found, Ballot(votes, config.max_pins, config.max_pin_tokens)
 
 

@@ -167,6 +167,11 @@ class KnowledgeBase:
         ]
         write_atomic(store / FILE, ("\n".join(rows) + "\n").encode())
 
+    @staticmethod
+    def is_in(store: Path) -> bool:
+        """Tell whether a store folder holds passages."""
+        return (store / FILE).exists()
+
     @classmethod
     def load(cls, store: Path, embedder: Embedder) -> "KnowledgeBase":
         """Read the passages of a store folder.

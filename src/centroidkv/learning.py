@@ -5,12 +5,13 @@ else runs behind it in a queue.
 """
 
 import logging
-import threading
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from centroidkv.config import PlanConfig
 from centroidkv.domain_budgets import DomainBudgets
 from centroidkv.drafts import DraftStore
+from centroidkv.figures import FigureFile
 from centroidkv.fitting import fit_plan
 from centroidkv.kv.blocks import BLOCK_TOKENS, Match, Piece, block_id, chain
 from centroidkv.kv.manifest import PrefixRow
@@ -23,6 +24,7 @@ from centroidkv.routing.projection import identity
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
 from centroidkv.types import Cluster, Drafts, Passage, Prompt, Record, Usage
+from centroidkv.versions import Versions
 
 _log = logging.getLogger("centroidkv")
 
@@ -53,35 +55,32 @@ class Learner:
         store: Store,
         router: Router,
         model: CausalModel,
+        versions: Versions,
         *,
         namespace: str,
-        plan_namespace: str,
     ) -> None:
         self.namespace = namespace
-        self.plan_namespace = plan_namespace
-        self._store = store
-        self._router = router
+        self.versions = versions
+        self.store = store
+        self.router = router
         self._model = model
         self._budgets = DomainBudgets(store.blocks.disk.manifest, namespace)
-        self._history: History | None = None
+        self.history: History | None = None
+        self._figures: FigureFile | None = None
         self._drafts: DraftStore | None = None
-        self._planning = threading.Lock()
         if not store.read_only:
-            self._history = open_history(
-                store.path / "history.sqlite",
-                plan_namespace,
-                quarantine=store.path / "quarantine",
-            )
+            quarantine = store.path / "quarantine"
+            path = store.path / "history.sqlite"
+            self.history = open_history(path, versions.namespace, quarantine=quarantine)
+            self._figures = FigureFile(store.path, quarantine=quarantine)
             if store.config.drafts:
-                self._drafts = DraftStore(
-                    store.path / "drafts.sqlite", namespace, quarantine=store.path / "quarantine"
-                )
+                path = store.path / "drafts.sqlite"
+                self._drafts = DraftStore(path, namespace, quarantine=quarantine)
 
     def close(self) -> None:
-        if self._history is not None:
-            self._history.close()
-        if self._drafts is not None:
-            self._drafts.close()
+        for file in (self.history, self._figures, self._drafts):
+            if file is not None:
+                file.close()
 
     def drafts(self, prompt: tuple[int, ...], record: Record | None) -> Drafts | None:
         """Return what the answer to a prompt may be guessed from."""
@@ -89,10 +88,9 @@ class Learner:
 
     def _scope(self, record: Record | None) -> str:
         """Name the cluster whose answers are alike, "" for none."""
-        plan, route = self._router.plan, record.route if record else None
-        if plan is None or route is None or route.cluster is None or not route.is_admitted:
+        if record is None or record.cluster is None:
             return ""
-        return f"{plan.id}/{route.cluster.id}"
+        return f"{record.route.plan}/{record.cluster.id}"
 
     def fault(self, counter: str, error: Exception) -> None:
         """Count an internal fault and say so."""
@@ -100,24 +98,19 @@ class Learner:
         self._count([counter])
 
     def count(self, usage: Usage) -> None:
-        """Count a request by outcome and reason."""
+        """Count a request by outcome and reason, and apart by plan version and model."""
         self._count(["requests", f"outcome_{usage.outcome}", f"reason_{usage.reason}"])
+        figures = self._figures
+        if figures is not None and usage.outcome != "bypass":
+            self.store.writer.submit(lambda: figures.add(usage, model=self.namespace))
 
     def _count(self, names: list[str]) -> None:
-        if not self._store.read_only:
-            self._store.writer.submit(lambda: self._store.blocks.disk.manifest.count(names))
-
-    def note_foreign_plans(self) -> None:
-        """Say that the store's plans belong to another embedder or tenant."""
-        _log.warning(
-            "%s holds plans of another embedder or tenant; questions are not routed until "
-            "build() runs with this one, or it is opened with the embedder it was built with",
-            self._store.path,
-        )
+        if not self.store.read_only:
+            self.store.writer.submit(lambda: self.store.blocks.disk.manifest.count(names))
 
     def after(self, answered: Answered, sequence: RunningSequence) -> int:
         """Keep the new KV of an answered request; return how many tokens that are."""
-        if self._store.read_only:
+        if self.store.read_only:
             return 0
         usage = answered.usage
         self.count(usage)
@@ -130,9 +123,9 @@ class Learner:
             kept = (*kept, *answered.answer)[: sequence.num_tokens]
         if answered.is_conversation or usage.outcome in ("miss", "partial"):
             pieces = self.cut(kept, sequence, start=stored)
-            self._store.blocks.keep(pieces)
+            self.store.blocks.keep(pieces)
         size = sum(p.block.num_bytes for p in pieces)
-        queued = self._store.writer.submit(lambda: self._later(answered, pieces), num_bytes=size)
+        queued = self.store.writer.submit(lambda: self._later(answered, pieces), num_bytes=size)
         return len(kept) - stored if pieces and queued else 0
 
     def cut(
@@ -150,7 +143,7 @@ class Learner:
         ]
 
     def _later(self, answered: Answered, pieces: list[Piece]) -> None:
-        blocks = self._store.blocks
+        blocks = self.store.blocks
         blocks.touch([s.id for s in answered.match.steps])
         record = answered.record if answered.record and answered.record.passages else None
         try:
@@ -164,14 +157,14 @@ class Learner:
                 self._drafts.keep(answered.prompt.token_ids, scope, answered.answer)
             if record is not None:
                 self._remember(record)
-                plan = self._router.plan
+                plan = self.router.plan_of(record.route) or self.router.plan
                 cluster = self._cluster_of(record)
                 if plan and cluster and pieces and self._has_room(record, answered, pieces):
                     self.fill(plan, cluster, answered.prompt, answered.where)
 
     def _has_room(self, record: Record, answered: Answered, pieces: list[Piece]) -> bool:
         """Tell whether the domain of the cluster that a request began with may store its KV."""
-        plan, cluster = self._router.plan, self._cluster_of(record)
+        plan, cluster = self.router.plan_of(record.route), self._cluster_of(record)
         if plan is None or cluster is None:
             return True
         block = pieces[0].block
@@ -184,7 +177,7 @@ class Learner:
 
     def _cluster_of(self, record: Record) -> Cluster | None:
         """Return the cluster whose pins, or first pins, this request's prompt began with."""
-        plan = self._router.plan
+        plan = self.router.plan_of(record.route) or self.router.plan
         if plan is None:
             return None
         shown = tuple(p.id for p in record.passages)
@@ -202,7 +195,7 @@ class Learner:
 
         A prompt with only the cluster's first pins leaves a longer prefix that is there alone.
         """
-        manifest = self._store.blocks.disk.manifest
+        manifest = self.store.blocks.disk.manifest
         links = chain(self.namespace, prompt.token_ids)
         end = where.pins_end or len(prompt)
         head = block_id(self.namespace, prompt.token_ids[: where.head])
@@ -227,34 +220,47 @@ class Learner:
             f"{r.namespace[-16:]}/{r.head[:16]}": r.block
             for r in manifest.prefixes(plan.id, cluster.id)
         }
-        self._router.annotate(cluster.id, known)
+        self.router.annotate(cluster.id, known, plan=plan.id)
         return True
 
     # growth
 
+    def remember_built(
+        self, seen: Sequence[Seen], passages: Mapping[str, Passage], domains: Mapping[str, str]
+    ) -> None:
+        """Note the questions that a plan is built from, so that a refit has them."""
+        if self.history is not None:
+            self.history.add_built(seen, passages, domains)
+
     def _remember(self, record: Record) -> None:
         """Note a question; one that was not admitted may found a cluster."""
-        route = record.route
-        if self._history is None or route.embedding.size == 0:
+        route, plan = record.route, self.router.plan
+        if self.history is None or route.embedding.size == 0:
             return
-        ranked = [p.id for p in record.passages]
-        seen = Seen(record.question, route.embedding, tuple(ranked), route.domain or "")
-        self._history.add(seen, record.passages, is_placed=route.is_admitted)
-        if not route.is_admitted:
+        # In the retriever's order: pins in front would vote for themselves when plans are refitted.
+        by_text = {p.text: p.id for p in record.passages}
+        ranked = [by_text[t] for t in record.found if t in by_text] or list(by_text.values())
+        question = " ".join(record.question.split())
+        seen = Seen(question, route.embedding, tuple(ranked), route.domain or "")
+        self.history.add(seen, record.passages, is_placed=route.is_admitted)
+        # While another version is made ready or tried, nothing grows that it would not have.
+        is_calm = self.router.trial is None and (plan is None or route.plan in ("", plan.id))
+        if not route.is_admitted and is_calm:
             self._grow({p.id: p for p in record.passages})
-        plan = self._router.plan
-        if plan is not None and plan.is_online:
+        plan = self.router.plan
+        if plan is not None and plan.is_online and self.router.trial is None:
             self._fit_when_ready()
 
     def _grow(self, passages: dict[str, Passage]) -> None:
-        with self._planning:
+        with self.versions.files.writing():
+            self.versions.follow()  # another process may have grown a cluster meanwhile
             self._grow_from_waiting(passages)
 
     def _grow_from_waiting(self, passages: dict[str, Passage]) -> None:
-        assert self._history is not None
-        config, plan = self._store.config, self._router.plan
+        assert self.history is not None
+        config, plan = self.store.config, self.router.plan
         is_online = plan is None or plan.is_online
-        waiting = self._history.waiting()
+        waiting = self.history.waiting()
         cluster = grow(
             waiting,
             domain=domain_near(plan, waiting[-1].embedding) if plan and waiting else "",
@@ -265,52 +271,30 @@ class Learner:
         )
         if cluster is None:
             return
-        self._history.place([s.question for s in waiting if s.question in cluster.members])
-        known = {**self._history.passages(cluster.pins), **passages}
+        self.history.place([s.question for s in waiting if s.question in cluster.members])
+        known = {**self.history.passages(cluster.pins), **passages}
         pinned = {p: known[p] for p in cluster.pins if p in known}
         if plan is None:
-            version = self._next_version()
-            plan = Plan(self.plan_namespace, version, identity(), (), {}, is_online=True)
-            plan = plan.grown(cluster, pinned)
-            self._store.plans.save(plan)
-            self._router.use(plan)
+            plan = Plan(self.versions.namespace, 0, identity(), (), {}, is_online=True)
+            self.versions.put_in_force(plan.grown(cluster, pinned))
         else:
-            plan = plan.grown(cluster, pinned)
-            self._store.plans.save(plan)
-            self._router.extend(plan, cluster)
+            self.versions.grow(plan.grown(cluster, pinned), cluster)
 
     def _fit_when_ready(self) -> None:
         """Replace the grown plan by a fitted one, once enough questions were seen."""
-        assert self._history is not None
-        config = self._store.config
-        if self._history.count() < config.fit_after:
+        assert self.history is not None
+        config = self.store.config
+        if self.history.count() < config.fit_after:
             return
         named = config.plan_settings(self._model.context_tokens)
-        seen = self._history.all()
+        seen = self.history.all()
         ids = {p for s in seen for p in s.passages}
         fitted = fit_plan(
             seen,
-            self._history.passages(sorted(ids)),
+            self.history.passages(sorted(ids)),
             PlanConfig.of({"max_pins": config.max_pins, **named}),
-            namespace=self.plan_namespace,
+            namespace=self.versions.namespace,
             count_tokens=self._model.count_tokens,
         )
-        if self.put_in_force(fitted):
+        if self.versions.put_in_force(fitted):
             _log.info("a plan was fitted from %d questions seen", len(seen))
-
-    # plans
-
-    def put_in_force(self, plan: Plan) -> bool:
-        """Save a plan as the next version and route by it; False if it is in force already."""
-        with self._planning:
-            current = self._router.plan
-            if current is not None and plan.is_same_as(current):
-                return False
-            plan = replace(plan, version=self._next_version())
-            self._store.plans.save(plan)
-            self._router.use(plan)
-            return True
-
-    def _next_version(self) -> int:
-        files = self._store.plans.files(self.plan_namespace)
-        return 1 + max((int(p.stem.rsplit("-", 1)[1]) for p in files), default=0)

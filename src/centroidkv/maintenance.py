@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from centroidkv.errors import CacheError
+from centroidkv.figures import Figures, read_figures
 from centroidkv.files import set_aside
 from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow
 from centroidkv.routing.plan import Plan, load_plan
+from centroidkv.routing.pointer import read_pointer
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
 
@@ -37,6 +39,7 @@ class StoreStats:
     failed_writes: int
     dropped_writes: int
     counters: dict[str, int]
+    figures: tuple[Figures, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,10 @@ class CheckReport:
 
 
 def store_stats(store: Store) -> StoreStats:
-    """Count what a store holds; the plan described is the newest readable one."""
+    """Count what a store holds; the plan described is the one in force, of the newest namespace."""
     manifest = store.blocks.disk.manifest
     plans = store.plans.files()
-    plan = _newest(plans)
+    plan = _in_force(store)
     filled = {r.cluster for r in manifest.prefixes(plan.id)} if plan else set()
     counters = manifest.counters()
     return StoreStats(
@@ -75,7 +78,17 @@ def store_stats(store: Store) -> StoreStats:
         failed_writes=store.writer.num_failed,
         dropped_writes=store.writer.num_dropped,
         counters=counters,
+        figures=tuple(read_figures(store.path)),
     )
+
+
+def _in_force(store: Store) -> Plan | None:
+    """Return the plan in force of the embedder and tenant whose plan was written last."""
+    newest = _newest(store.plans.files())
+    if newest is None:
+        return None
+    plan, _ = store.plans.in_force(newest.namespace)
+    return plan or newest
 
 
 def _newest(plans: list[Path]) -> Plan | None:
@@ -160,7 +173,7 @@ def _check_index(
     folder = store.path / "chroma"
     faults = embedded_faults(folder)
     problems += faults
-    plan = _newest(store.plans.files())
+    plan = _in_force(store)
     if faults and repair and plan is not None:
         EmbeddedChroma(folder, quarantine=store.path / "quarantine").open(plan).close()
         repaired.append("rebuilt the centroid index from the plan")
@@ -175,3 +188,21 @@ def _check_plans(store: Store, problems: list[str], repaired: list[str], *, repa
             if repair:
                 set_aside(path, store.path / "quarantine")
                 repaired.append(f"set aside {path.name}")
+    for path in sorted(store.plans.folder.glob("*.pointer")):
+        fault = _pointer_fault(path)
+        if fault is not None:
+            problems.append(fault)
+            if repair:
+                # Without it the newest readable version is in force.
+                set_aside(path, store.path / "quarantine")
+                repaired.append(f"set aside {path.name}")
+
+
+def _pointer_fault(path: Path) -> str | None:
+    try:
+        pointer = read_pointer(path)
+    except CacheError as error:
+        return str(error)
+    if pointer is None or path.with_name(f"{path.stem}-{pointer.in_force:06d}.plan").exists():
+        return None
+    return f"{path}: points at plan version {pointer.in_force}, which is not there"

@@ -7,7 +7,8 @@ looked up: a representative's KV is that of its own prompt, stored under its own
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,18 +26,30 @@ from centroidkv.types import FloatArray, Prompt, Record, Route
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["Representatives", "StandIn"]
+__all__ = ["Carried", "Representatives", "StandIn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """How many representatives were carried over to another plan version, and how many not."""
+
+    kept: int
+    dropped: int
 
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """What a cluster's representative left: its question, its prompt's tokens and its answer."""
+    """What a cluster's representative left: its question, its prompt's tokens and its answer.
+
+    `passages` are the texts in that prompt, as far as they are known.
+    """
 
     question: str
     prompt_ids: tuple[int, ...]
     answer: str
     answer_ids: tuple[int, ...]
     finish_reason: str
+    passages: tuple[str, ...] = ()
 
 
 class Representatives:
@@ -62,11 +75,11 @@ class Representatives:
 
     def find(self, route: Route, key: str) -> StandIn | None:
         """Return the representative of the nearest cluster, if it has left something (step 4)."""
-        plan = self._router.plan
-        if self._store.read_only or plan is None or route.cluster is None:
+        plan = route.plan
+        if self._store.read_only or not plan or route.cluster is None:
             return None
         try:
-            found = self._kept().get(self._id(plan.id, route.cluster.id, key))
+            found = self._kept().get(self._id(plan, route.cluster.id, key))
         except StoreError as error:
             _log.warning("the request goes on without a representative: %s", error)
             return None
@@ -74,18 +87,18 @@ class Representatives:
 
     def keep(self, route: Route, key: str, stand_in: StandIn) -> bool:
         """Let a question stand for its cluster (step 5c: `M[j*] <- KV`)."""
-        plan = self._router.plan
-        if self._store.read_only or plan is None or route.cluster is None:
+        plan = route.plan
+        if self._store.read_only or not plan or route.cluster is None:
             return False
         answer = Answer(
-            self._id(plan.id, route.cluster.id, key),
+            self._id(plan, route.cluster.id, key),
             stand_in.question,
             json.dumps(asdict(stand_in), ensure_ascii=False),
             0.0,
         )
         vector = np.asarray(route.embedding, np.float32)
         try:
-            self._kept().put(answer, scope=plan.id, vector=vector)
+            self._kept().put(answer, scope=plan, vector=vector)
         except StoreError as error:
             _log.warning("the representative could not be kept: %s", error)
             return False
@@ -120,6 +133,33 @@ class Representatives:
         form = self.config.representative_form
         return fingerprint(head, form, repr(sampling) if form == "answer" else "")
 
+    def carry(
+        self, old: str, new: str, changed: Collection[int], texts: Collection[str]
+    ) -> Carried:
+        """Carry representatives over to a plan version of the same clusters.
+
+        Left behind are those whose prompt held a passage that is not among `texts` any more and,
+        where the passages of the prompt are not known, those of `changed` clusters. With `old`
+        and `new` the same, they are dropped.
+        """
+        if self._store.read_only or not (self._store.path / "answers.sqlite").exists():
+            return Carried(0, 0)
+        kept = dropped = 0
+        for answer, vector in self._kept().scoped(old):
+            _, cluster, key = answer.id.split("/")
+            passages = _from_text(answer.answer).passages
+            stays = all(p in texts for p in passages) and (passages or int(cluster) not in changed)
+            if not stays:
+                dropped += 1
+                if old == new:
+                    self._kept().delete(answer_id=answer.id)
+                continue
+            kept += 1
+            if old != new:
+                moved = replace(answer, id=self._id(new, int(cluster), key))
+                self._kept().put(moved, scope=new, vector=vector)
+        return Carried(kept, dropped)
+
     def close(self) -> None:
         if self._answers is not None:
             self._answers.close()
@@ -131,7 +171,7 @@ class Representatives:
         return self._answers
 
     def _id(self, plan_id: str, cluster: int, key: str) -> str:
-        return fingerprint(plan_id, str(cluster), key)
+        return f"{plan_id}/{cluster}/{key}"
 
 
 def _from_text(text: str) -> StandIn:
@@ -142,4 +182,5 @@ def _from_text(text: str) -> StandIn:
         row["answer"],
         tuple(row["answer_ids"]),
         row["finish_reason"],
+        tuple(row.get("passages", ())),
     )

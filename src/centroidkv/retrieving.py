@@ -31,7 +31,7 @@ class Retrieving:
         """Send a question to its cluster, and start loading the cluster's KV."""
         route = self._router.route(question, domain)
         if current_warming() is None and route.is_admitted:
-            self._prefetch(route.cluster)
+            self._prefetch(route, route.cluster)
         return route
 
     def preload(self) -> None:
@@ -42,8 +42,8 @@ class Retrieving:
         for cluster in plan.clusters:
             self._store.prefetcher.load(self._namespace, plan.id, cluster.id)
 
-    def _prefetch(self, cluster: Cluster | None) -> None:
-        plan = self._router.plan
+    def _prefetch(self, route: Route, cluster: Cluster | None) -> None:
+        plan = self._router.plan_of(route)
         if plan is not None and cluster is not None:
             self._store.prefetcher.begin(self._namespace, plan.id, cluster.id)
 
@@ -53,7 +53,7 @@ class Retrieving:
         if current_warming() is not None:
             found = []
         elif pinned.cluster is not route.cluster:
-            self._prefetch(pinned.cluster)
+            self._prefetch(route, pinned.cluster)
         # By text, since a retriever that writes scores into the metadata changes every id.
         first = {p.text for p in pinned.passages}
         passages = [*pinned.passages, *(p for p in found if p.text not in first)]
@@ -63,7 +63,7 @@ class Retrieving:
                 route=route,
                 passages=tuple(passages),
                 num_pins=len(pinned.passages),
-                found=frozenset(p.text for p in found),
+                found=tuple(p.text for p in found),
                 time_s=time.time(),
                 cluster=pinned.cluster,
             )
@@ -75,7 +75,7 @@ class Retrieving:
         return self._chosen(route, found).passages
 
     def _chosen(self, route: Route, found: Sequence[Passage] | None) -> Pinned:
-        run, plan = current_warming(), self._router.plan
+        run, plan = current_warming(), self._router.plan_of(route)
         if run is not None:
             return Pinned(run.cluster, run.pinned)
         if found is None:

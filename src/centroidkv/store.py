@@ -6,6 +6,9 @@
     manifest.sqlite     which blocks exist, cluster prefixes, counters
     blocks/ab/ab….safetensors   one file per KV block
     plans/*.plan        one file per plan version
+    plans/*.pointer     which version is in force, one per embedder and tenant
+    plans/*.lock        held while versions are written
+    figures.sqlite      what requests cost, per plan version and model
     history.sqlite      questions seen
     answers.sqlite      answers kept by an answer cache
     chroma/             centroid index, made from the plan
@@ -102,6 +105,19 @@ class Store:
             raise IndexUnavailable(f"{self.path} is read-only")
         return self._centroids.open(plan)
 
+    def drop_index(self, plan_id: str) -> None:
+        """Delete the centroids of a plan that is kept no longer.
+
+        Raises:
+            IndexUnavailable: Chroma is down, or not open in this process.
+        """
+        from centroidkv.routing.chroma_index import drop_from_server
+
+        if self.config.chroma is not None:
+            drop_from_server(self.config.chroma, plan_id)
+        else:
+            self._centroids.drop(plan_id)
+
     def require_writable(self, purpose: str) -> None:
         """Refuse what only makes sense when it can be kept.
 
@@ -150,6 +166,11 @@ class _EmbeddedCentroids:
                     self._folder / "chroma", quarantine=self._folder / "quarantine"
                 )
         return self._chroma.open(plan)
+
+    def drop(self, plan_id: str) -> None:
+        if self._chroma is None:
+            raise IndexUnavailable(f"{self._folder / 'chroma'} is not open in this process")
+        self._chroma.drop(plan_id)
 
 
 def _create(folder: Path, marker: Path) -> None:

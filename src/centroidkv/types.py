@@ -140,6 +140,7 @@ class Route:
     """Where a question was sent: the nearest cluster, how far it is, and whether it admits.
 
     `domain` is that which was given; without one, the nearest cluster decides its domain too.
+    `plan` is the id of the plan version that routed it.
     """
 
     question: str
@@ -150,6 +151,7 @@ class Route:
     embed_s: float = 0.0
     route_s: float = 0.0
     domain: str | None = None
+    plan: str = ""
 
     @property
     def settled_domain(self) -> str | None:
@@ -163,15 +165,15 @@ class Record:
     """What the retriever wrapper tells the model: question, route, passages, time.
 
     `num_pins` of the passages, the first ones, are pinned; `found` are the texts that the base
-    retriever returned. `cluster` is the one whose leading pins these are: not always the nearest
-    one, which stands in `route`.
+    retriever returned, best first. `cluster` is the one whose leading pins these are: not always
+    the nearest one, which stands in `route`.
     """
 
     question: str
     route: Route
     passages: tuple[Passage, ...]
     num_pins: int
-    found: frozenset[str]
+    found: tuple[str, ...]
     time_s: float
     cluster: Cluster | None = None
 
@@ -236,8 +238,9 @@ class Usage:
 
     An `approximate` answer may be that to another question, `representative`; `error_bound` is
     the calibrated limit of how often it is wrong, None where that is unknown. `domain` is that of
-    the cluster, or that which was given where no cluster admitted the question. Of the answer,
-    `drafted_tokens` were guessed right and cost no step of their own.
+    the cluster, or that which was given where no cluster admitted the question, and `plan` the
+    plan version that routed it, None where none did. Of the answer, `drafted_tokens` were guessed
+    right and cost no step of their own.
     """
 
     outcome: Outcome
@@ -256,6 +259,7 @@ class Usage:
     approximate: bool = False
     representative: str | None = None
     error_bound: float | None = None
+    plan: str | None = None
     embed_s: float = 0.0
     route_s: float = 0.0
     load_s: float = 0.0

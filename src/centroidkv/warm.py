@@ -8,7 +8,7 @@ import inspect
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from centroidkv.kv.blocks import block_id
 from centroidkv.learning import Learner
 from centroidkv.outcome import Layout
 from centroidkv.protocols import CausalModel, Progress
-from centroidkv.routing.router import Router
+from centroidkv.routing.plan import Plan
 from centroidkv.store import Store
 from centroidkv.types import Cluster, Prompt, common_prefix
 from centroidkv.warming import WarmingRun, warming
@@ -35,6 +35,7 @@ __all__ = ["WarmReport", "Warmer"]
 class WarmReport:
     """What warming did: clusters filled now, filled before, and why the others were not.
 
+    Of those filled now, `found` had their KV under another cluster or plan version already.
     `domain_bytes` is what the clusters of each domain with a budget have on disk.
     """
 
@@ -44,17 +45,26 @@ class WarmReport:
     problems: dict[str, int]
     stored_tokens: int
     seconds: float
+    found: int = 0
     domain_bytes: dict[str, int] = field(default_factory=dict)
 
 
 class Warmer:
-    """Fills the clusters of the plan in force."""
+    """Fills the clusters of a plan, in force or not yet; `only` the given ones."""
 
-    def __init__(self, store: Store, router: Router, model: CausalModel, learner: Learner) -> None:
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan | None,
+        model: CausalModel,
+        learner: Learner,
+        only: Collection[int] | None = None,
+    ) -> None:
         self._store = store
-        self._router = router
+        self._plan = plan
         self._model = model
         self._learner = learner
+        self._only = only
         self._budgets = DomainBudgets(store.blocks.disk.manifest, learner.namespace)
         self._bytes_per_token = 0
         self._counts: Counter[str] = Counter()
@@ -92,16 +102,17 @@ class Warmer:
 
     def _visits(self, progress: Progress) -> Iterator[tuple[str, WarmingRun]]:
         """Yield each question to run, with the run that collects its prompt."""
-        plan = self._router.plan
+        plan = self._plan
         if plan is None:
             raise ConfigError("there is nothing to warm yet; call build(questions=..., ...) first")
-        for done, cluster in enumerate(by_worth(plan)):
-            progress("warm", done, len(plan.clusters))
+        clusters = [c for c in by_worth(plan) if self._only is None or c.id in self._only]
+        for done, cluster in enumerate(clusters):
+            progress("warm", done, len(clusters))
             runs = [WarmingRun(cluster, plan.pinned(cluster)) for _ in cluster.members[:2]]
             yield from zip(cluster.members[:2], runs, strict=True)
             self._settle(cluster, runs)
-        self._counts["clusters"] = len(plan.clusters)
-        progress("warm", len(plan.clusters), len(plan.clusters))
+        self._counts["clusters"] = len(clusters)
+        progress("warm", len(clusters), len(clusters))
 
     def _failed(self, cluster: Cluster, error: Exception) -> None:
         reason = f"the chain raised {type(error).__name__}: {error}"
@@ -127,27 +138,41 @@ class Warmer:
         head = Prompt(prompt.text, prompt.token_ids[:shared], prompt.offsets[:shared])
         if self._is_filled(cluster, head, where):
             self._counts["already"] += 1
+        elif self._is_found(cluster, head, where):
+            self._counts["filled"] += 1
+            self._counts["found"] += 1
         elif not self._has_room(cluster, head):
-            assert self._router.plan is not None
-            self._problems[full_budget(self._router.plan, cluster)] += 1
+            assert self._plan is not None
+            self._problems[full_budget(self._plan, cluster)] += 1
         else:
             self._prefill(cluster, head, where)
             self._counts["filled"] += 1
 
     def _is_filled(self, cluster: Cluster, prefix: Prompt, where: Layout) -> bool:
-        assert self._router.plan is not None
+        assert self._plan is not None
         head = block_id(self._learner.namespace, prefix.token_ids[: where.head])
-        rows = self._store.blocks.disk.manifest.prefixes(self._router.plan.id, cluster.id)
+        rows = self._store.blocks.disk.manifest.prefixes(self._plan.id, cluster.id)
         pointed = any(
             (r.namespace, r.head) == (self._learner.namespace, head) and r.num_tokens for r in rows
         )
+        return pointed and self._matched(prefix) >= where.pins_end
+
+    def _is_found(self, cluster: Cluster, prefix: Prompt, where: Layout) -> bool:
+        """Point a cluster at KV that is there already, under another plan version or cluster."""
+        assert self._plan is not None
+        if self._matched(prefix) < where.pins_end:
+            return False
+        self._store.writer.flush()  # what was filled just before may be the very prefix
+        where = replace(where, pins_end=min(where.pins_end, len(prefix)))
+        return self._learner.fill(self._plan, cluster, prefix, where)
+
+    def _matched(self, prefix: Prompt) -> int:
         # One token more than the prefix, since a match leaves the last token to compute.
-        found = self._store.blocks.match(self._learner.namespace, (*prefix.token_ids, 0))
-        return pointed and found.num_tokens >= where.pins_end
+        return self._store.blocks.match(self._learner.namespace, (*prefix.token_ids, 0)).num_tokens
 
     def _has_room(self, cluster: Cluster, prefix: Prompt) -> bool:
         """Tell whether the budget of the cluster's domain has room for a prefix."""
-        plan = self._router.plan
+        plan = self._plan
         assert plan is not None
         if plan.kv_budget_bytes(cluster.domain) is None:
             return True
@@ -168,7 +193,7 @@ class Warmer:
             sequence.close()
 
     def _prefill(self, cluster: Cluster, prefix: Prompt, where: Layout) -> None:
-        blocks, plan = self._store.blocks, self._router.plan
+        blocks, plan = self._store.blocks, self._plan
         assert plan is not None
         sequence = self._model.open_sequence(len(prefix) + 1)
         try:
@@ -205,6 +230,7 @@ class Warmer:
             num_clusters=total,
             filled=self._counts["filled"],
             already_filled=self._counts["already"],
+            found=self._counts["found"],
             problems=dict(self._problems),
             stored_tokens=self._counts["tokens"],
             seconds=time.perf_counter() - begin,
@@ -212,7 +238,7 @@ class Warmer:
         )
 
     def _domain_bytes(self) -> dict[str, int]:
-        plan = self._router.plan
+        plan = self._plan
         domains = sorted({c.domain for c in plan.clusters}) if plan else []
         return {
             d: self._budgets.used_bytes(plan, d)

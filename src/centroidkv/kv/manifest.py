@@ -256,6 +256,20 @@ class Manifest:
         rows = self._rows(query, plan, namespace, json.dumps(list(clusters)))
         return [HeldBlock(str(b), int(str(size)), int(str(tokens))) for b, size, tokens in rows]
 
+    def copy_prefixes(self, plan: str, to: str, clusters: Iterable[int]) -> None:
+        """Let clusters of another plan have the prefixes that those of the same number have."""
+        with self._writing() as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO prefixes SELECT ?, cluster, namespace, head, block,"
+                " num_tokens FROM prefixes WHERE plan = ? AND cluster = ?",
+                [(to, plan, cluster) for cluster in clusters],
+            )
+
+    def drop_prefixes(self, plan: str) -> None:
+        """Forget where the clusters of a plan have their KV; the blocks stay."""
+        with self._writing() as db:
+            db.execute("DELETE FROM prefixes WHERE plan = ?", (plan,))
+
     # counters
 
     def count(self, names: Iterable[str]) -> None:

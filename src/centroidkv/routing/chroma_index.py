@@ -24,6 +24,7 @@ from urllib.parse import urlparse
 import chromadb
 import numpy as np
 from chromadb.config import Settings
+from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
 from centroidkv.errors import IndexUnavailable
@@ -34,7 +35,7 @@ from centroidkv.types import Cluster, FloatArray
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["ChromaIndex", "EmbeddedChroma", "embedded_faults", "open_server"]
+__all__ = ["ChromaIndex", "EmbeddedChroma", "drop_from_server", "embedded_faults", "open_server"]
 
 BATCH = 1000
 # How near to exact the search is. With Chroma's own settings it finds the nearest of 100,000
@@ -122,15 +123,34 @@ def _collection(client: Any, plan: Plan) -> Any:
 
 def open_server(url: str, plan: Plan) -> ChromaIndex:
     """Use a Chroma server that several processes share."""
+    client = _connect(url)
+    return ChromaIndex(client, plan, client.close)
+
+
+def _connect(url: str) -> Any:
     address = urlparse(url)
     with _translated():
-        client: Any = chromadb.HttpClient(
+        return chromadb.HttpClient(
             host=address.hostname or "localhost",
             port=address.port or (443 if address.scheme == "https" else 8000),
             ssl=address.scheme == "https",
             settings=_settings(),
         )
-    return ChromaIndex(client, plan, client.close)
+
+
+def drop_from_server(url: str, plan_id: str) -> None:
+    """Delete the collection of a plan on a Chroma server."""
+    client = _connect(url)
+    try:
+        _drop(client, plan_id)
+    finally:
+        with _translated():
+            client.close()
+
+
+def _drop(client: Any, plan_id: str) -> None:
+    with _translated(), contextlib.suppress(NotFoundError):
+        client.delete_collection(f"centroids-{plan_id}")
 
 
 def embedded_faults(folder: Path) -> list[str]:
@@ -154,7 +174,8 @@ class EmbeddedChroma:
     def __init__(self, folder: Path, *, quarantine: Path) -> None:
         self._folder = folder
         self._quarantine = quarantine
-        self._file_lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
+        # The thread that opens the folder need not be the one that closes it.
+        self._file_lock = FileLock(folder.with_name("chroma.lock"), mode=0o600, thread_local=False)
         self._lock = threading.Lock()
         self._client: Any = None
         self._num_users = 0
@@ -177,6 +198,17 @@ class EmbeddedChroma:
             self._is_sound = False
             self._leave()
             raise
+
+    def drop(self, plan_id: str) -> None:
+        """Delete the collection of a plan that is kept no longer.
+
+        Raises:
+            IndexUnavailable: The folder is not open here, or Chroma refuses.
+        """
+        with self._lock:
+            if self._client is None:
+                raise IndexUnavailable(f"{self._folder} is not open in this process")
+            _drop(self._client, plan_id)
 
     def _open_folder(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Questions seen and what was retrieved for them, so that clusters can grow from misses.
+"""Questions seen and what was retrieved for them: clusters grow from them and plans are refitted.
 
 A SQLite file next to the plan. Holds text in clear, readable by the owner only.
 """
@@ -7,7 +7,9 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +20,12 @@ from centroidkv.types import FloatArray, Passage
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["History", "Seen", "open_history"]
+__all__ = ["Asked", "History", "Seen", "open_history"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS seen (
     number INTEGER PRIMARY KEY, namespace TEXT NOT NULL, question TEXT NOT NULL,
     embedding BLOB NOT NULL, passages TEXT NOT NULL, is_placed INTEGER NOT NULL,
-    domain TEXT NOT NULL DEFAULT '',
     UNIQUE (namespace, question)
 );
 CREATE INDEX IF NOT EXISTS waiting ON seen (namespace, is_placed);
@@ -33,23 +34,51 @@ CREATE TABLE IF NOT EXISTS passages (
     PRIMARY KEY (namespace, id)
 ) WITHOUT ROWID;
 """
-_INSERT = (
-    "INSERT OR IGNORE INTO seen (namespace, question, embedding, passages, is_placed, domain)"
-    " VALUES (?, ?, ?, ?, ?, ?)"
-)
+# Columns that files of an earlier version lack.
+_LATER = {
+    "times": "INTEGER NOT NULL DEFAULT 1",
+    "last_seen_s": "REAL NOT NULL DEFAULT 0",
+    "is_built": "INTEGER NOT NULL DEFAULT 0",
+    "domain": "TEXT NOT NULL DEFAULT ''",
+}
+_ROW = "(namespace, question, embedding, passages, is_placed, times, last_seen_s, is_built, domain)"
+_ADD = f"""
+INSERT INTO seen {_ROW} VALUES (?, ?, ?, ?, ?, 1, ?, 0, ?) ON CONFLICT (namespace, question)
+DO UPDATE SET times = times + 1, last_seen_s = excluded.last_seen_s
+"""
+_BUILT = f"""
+INSERT INTO seen {_ROW} VALUES (?, ?, ?, ?, 1, 0, 0, 1, ?) ON CONFLICT (namespace, question)
+DO UPDATE SET embedding = excluded.embedding, passages = excluded.passages, is_placed = 1,
+    is_built = 1, domain = excluded.domain
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A question, its embedding [dim], and the ids of what was retrieved for it, best first.
 
-    `domain` is that which was given with it, "" for none.
+    `domain` is that which was given with it, "" for none; `weight` says how much it counts when
+    passages are chosen.
     """
 
     question: str
     embedding: FloatArray
     passages: tuple[str, ...]
     domain: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question of the history: seen `times` in requests, last at `last_seen_s` (Unix time).
+
+    `is_built` marks those of the last build, which may never have been asked since.
+    """
+
+    seen: Seen
+    times: int
+    last_seen_s: float
+    is_built: bool
 
 
 def open_history(path: Path, namespace: str, *, quarantine: Path) -> "History":
@@ -75,68 +104,93 @@ class History:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
-        self._add_domains()
+        with self._writing() as db:
+            known = {row[1] for row in db.execute("PRAGMA table_info(seen)")}
+            for name, kind in _LATER.items():
+                if name not in known:
+                    db.execute(f"ALTER TABLE seen ADD COLUMN {name} {kind}")
         path.chmod(0o600)
-
-    def _add_domains(self) -> None:
-        """Add the column that files of earlier versions lack."""
-        self._db.execute("BEGIN IMMEDIATE")
-        columns = {row[1] for row in self._db.execute("PRAGMA table_info(seen)")}
-        if "domain" not in columns:
-            self._db.execute("ALTER TABLE seen ADD COLUMN domain TEXT NOT NULL DEFAULT ''")
-        self._db.execute("COMMIT")
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
-    def add(self, seen: Seen, passages: Sequence[Passage], *, is_placed: bool) -> None:
-        """Remember a question; one that is known already changes nothing."""
-        texts = [
-            (self.namespace, p.id, p.text, json.dumps(dict(p.metadata), default=str))
-            for p in passages
-        ]
-        row = (
-            self.namespace,
-            seen.question,
-            seen.embedding.astype(np.float32).tobytes(),
-            json.dumps(seen.passages),
-            is_placed,
-            seen.domain,
-        )
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.executemany("INSERT OR IGNORE INTO passages VALUES (?, ?, ?, ?)", texts)
-                self._db.execute(_INSERT, row)
+                yield self._db
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
 
+    def add(self, seen: Seen, passages: Sequence[Passage], *, is_placed: bool) -> None:
+        """Remember a question; of one that is known already, that it came again."""
+        with self._writing() as db:
+            self._add_passages(db, passages)
+            db.execute(_ADD, (*self._row(seen), is_placed, time.time(), seen.domain))
+
+    def add_built(
+        self, seen: Sequence[Seen], passages: Mapping[str, Passage], domains: Mapping[str, str]
+    ) -> None:
+        """Remember the questions of a build; those of an earlier one are let go.
+
+        Questions that came in requests stay.
+        """
+        with self._writing() as db:
+            self._add_passages(db, list(passages.values()))
+            db.execute("UPDATE seen SET is_built = 0 WHERE namespace = ?", (self.namespace,))
+            rows = [(*self._row(s), domains.get(s.question) or s.domain) for s in seen]
+            db.executemany(_BUILT, rows)
+            query = "DELETE FROM seen WHERE namespace = ? AND is_built = 0 AND times = 0"
+            db.execute(query, (self.namespace,))
+
+    def _row(self, seen: Seen) -> tuple[str, str, bytes, str]:
+        vector = seen.embedding.astype(np.float32).tobytes()
+        return self.namespace, seen.question, vector, json.dumps(seen.passages)
+
+    def _add_passages(self, db: sqlite3.Connection, passages: Sequence[Passage]) -> None:
+        texts = [
+            (self.namespace, p.id, p.text, json.dumps(dict(p.metadata), default=str))
+            for p in passages
+        ]
+        db.executemany("INSERT OR IGNORE INTO passages VALUES (?, ?, ?, ?)", texts)
+
     def waiting(self) -> list[Seen]:
         """Return the questions that no cluster has admitted."""
-        return self._select("is_placed = 0")
+        return [a.seen for a in self._select("is_placed = 0")]
 
     def all(self) -> list[Seen]:
         """Return every question seen, oldest first."""
-        return self._select("1")
+        return [a.seen for a in self._select("1")]
 
-    def _select(self, where: str) -> list[Seen]:
+    def asked(self, *, since_s: float = 0.0) -> list[Asked]:
+        """Return the questions of the last build and of requests since a time, oldest first."""
+        return self._select("(is_built OR last_seen_s >= ?)", since_s)
+
+    def _select(self, where: str, *values: object) -> list[Asked]:
         query = (
-            "SELECT question, embedding, passages, domain FROM seen"
+            "SELECT question, embedding, passages, times, last_seen_s, is_built, domain FROM seen"
             f" WHERE namespace = ? AND {where} ORDER BY number"
         )
         with self._lock:
-            rows = self._db.execute(query, (self.namespace,)).fetchall()
+            rows = self._db.execute(query, (self.namespace, *values)).fetchall()
         return [
-            Seen(q, np.frombuffer(e, np.float32), tuple(json.loads(p)), d) for q, e, p, d in rows
+            Asked(
+                Seen(q, np.frombuffer(e, np.float32), tuple(json.loads(p)), d, float(n + is_built)),
+                times=n,
+                last_seen_s=last,
+                is_built=bool(is_built),
+            )
+            for q, e, p, n, last, is_built, d in rows
         ]
 
     def place(self, questions: Sequence[str]) -> None:
         """Mark questions as belonging to a cluster."""
-        with self._lock:
-            self._db.executemany(
+        with self._writing() as db:
+            db.executemany(
                 "UPDATE seen SET is_placed = 1 WHERE namespace = ? AND question = ?",
                 [(self.namespace, q) for q in questions],
             )
@@ -148,13 +202,44 @@ class History:
 
     def passages(self, ids: Sequence[str]) -> dict[str, Passage]:
         """Return the known ones among passages."""
+        query = "SELECT text, metadata FROM passages WHERE namespace = ? AND id = ?"
         found: dict[str, Passage] = {}
         with self._lock:
             for passage in ids:
-                row = self._db.execute(
-                    "SELECT text, metadata FROM passages WHERE namespace = ? AND id = ?",
-                    (self.namespace, passage),
-                ).fetchone()
+                row = self._db.execute(query, (self.namespace, passage)).fetchone()
                 if row is not None:
                     found[passage] = Passage(passage, row[0], json.loads(row[1]))
         return found
+
+    def known_passages(self) -> dict[str, Passage]:
+        """Return every passage that was retrieved for a question."""
+        query = "SELECT id, text, metadata FROM passages WHERE namespace = ?"
+        with self._lock:
+            rows = self._db.execute(query, (self.namespace,)).fetchall()
+        return {i: Passage(i, text, json.loads(metadata)) for i, text, metadata in rows}
+
+    def replace_passages(self, successors: Mapping[str, Passage | None]) -> None:
+        """Let what was retrieved name the successor of each passage, or leave it out."""
+        with self._writing() as db:
+            self._add_passages(db, [p for p in successors.values() if p is not None])
+            rows = db.execute(
+                "SELECT number, passages FROM seen WHERE namespace = ?", (self.namespace,)
+            ).fetchall()
+            changed = []
+            for number, text in rows:
+                old = json.loads(text)
+                new = list(dict.fromkeys(i for p in old for i in _now(p, successors)))
+                if new != old:
+                    changed.append((json.dumps(new), number))
+            db.executemany("UPDATE seen SET passages = ? WHERE number = ?", changed)
+            db.executemany(
+                "DELETE FROM passages WHERE namespace = ? AND id = ?",
+                [(self.namespace, old) for old in successors],
+            )
+
+
+def _now(passage: str, successors: Mapping[str, Passage | None]) -> list[str]:
+    if passage not in successors:
+        return [passage]
+    successor = successors[passage]
+    return [successor.id] if successor is not None else []

@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 __all__ = ["canonical_order", "choose", "vote"]
 
 
-def vote(retrieved: Sequence[Sequence[str]]) -> dict[str, float]:
+def vote(
+    retrieved: Sequence[Sequence[str]], weights: Sequence[float] | None = None
+) -> dict[str, float]:
     """Sum the members' votes: a passage at rank r (from 1) of a member's retrieval gets 1 / r.
+
+    With `weights`, that many times, one weight a member.
 
     Measured against plain frequency on two bank knowledge bases: four points more of the
     retrieved passages are covered at the same number of pins.
     """
     votes: defaultdict[str, float] = defaultdict(float)
-    for passages in retrieved:
+    for passages, weight in zip(retrieved, weights or [1.0] * len(retrieved), strict=True):
         for rank, passage in enumerate(passages, start=1):
-            votes[passage] += 1 / rank
+            votes[passage] += weight / rank
     return dict(votes)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from centroidkv.errors import CacheCorrupt, CacheMismatch
 from centroidkv.files import write_atomic
+from centroidkv.routing.pointer import Pointer, read_pointer, write_pointer
 from centroidkv.routing.projection import Projection
 from centroidkv.types import Cluster, FloatArray, Passage
 
@@ -28,7 +29,11 @@ __all__ = ["Plan", "PlanFolder", "load_plan", "save_plan"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Clusters of one plan namespace, one version. `is_online` marks one grown from misses."""
+    """Clusters of one plan namespace, one version.
+
+    `is_online` marks one grown from misses. `source` says what made it, `settings` how, so that
+    it can be fitted again.
+    """
 
     namespace: str
     version: int
@@ -37,6 +42,8 @@ class Plan:
     passages: Mapping[str, Passage] = field(default_factory=dict)
     is_online: bool = False
     domain_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    source: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -64,10 +71,11 @@ class Plan:
         return self.projection.transform(np.stack([c.centroid for c in chosen]))
 
     def is_same_as(self, other: "Plan") -> bool:
-        """Tell whether two plans differ in nothing but their version."""
+        """Tell whether two plans differ in nothing but their version and what made them."""
         if len(self.clusters) != len(other.clusters) or not _are_equal_arrays(self, other):
             return False
-        return _texts(replace(self, version=0)) == _texts(replace(other, version=0))
+        one, two = (replace(p, version=0, source="") for p in (self, other))
+        return _texts(one) == _texts(two)
 
     def grown(self, cluster: Cluster, passages: Mapping[str, Passage]) -> "Plan":
         """Return the plan with one more cluster."""
@@ -83,6 +91,8 @@ def _texts(plan: Plan) -> bytes:
         "version": plan.version,
         "is_online": plan.is_online,
         "domain_settings": {d: dict(s) for d, s in plan.domain_settings.items()},
+        "source": plan.source,
+        "settings": dict(plan.settings),
         "clusters": [
             {
                 "representative": c.representative,
@@ -148,6 +158,8 @@ def _from_bytes(payload: bytes) -> Plan:
         passages,
         texts["is_online"],
         texts.get("domain_settings", {}),
+        texts.get("source", ""),
+        texts.get("settings", {}),
     )
 
 
@@ -189,7 +201,10 @@ def load_plan(path: Path) -> Plan:
 
 
 class PlanFolder:
-    """The plan files of a store; the newest readable version of a namespace is in force."""
+    """The plan files of a store, and the pointer of each namespace to the version in force.
+
+    Where the pointer is missing or damaged, the newest readable version is in force.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -198,6 +213,54 @@ class PlanFolder:
         """Return the plan files, oldest version first."""
         pattern = f"{namespace[-16:]}-*.plan" if namespace else "*.plan"
         return sorted(self.folder.glob(pattern))
+
+    def versions(self, namespace: str) -> list[int]:
+        """Return the numbers of a namespace's versions, oldest first."""
+        found = (p.stem.rpartition("-")[2] for p in self.files(namespace))
+        return sorted(int(number) for number in found if number.isdigit())
+
+    def path(self, namespace: str, version: int) -> Path:
+        return self.folder / f"{namespace[-16:]}-{version:06d}.plan"
+
+    def pointer_path(self, namespace: str) -> Path:
+        return self.folder / f"{namespace[-16:]}.pointer"
+
+    def pointer(self, namespace: str) -> Pointer | None:
+        """Return what a namespace's pointer says; None where there is none.
+
+        Raises:
+            CacheCorrupt: The pointer cannot be used.
+        """
+        return read_pointer(self.pointer_path(namespace))
+
+    def point(self, namespace: str, pointer: Pointer) -> None:
+        """Switch: from now on this is in force, for every process."""
+        write_pointer(self.pointer_path(namespace), pointer)
+
+    def load(self, namespace: str, version: int) -> Plan:
+        """Read one version.
+
+        Raises:
+            CacheError: It is damaged, missing, or another namespace's.
+        """
+        path = self.path(namespace, version)
+        plan = load_plan(path)
+        if plan.namespace != namespace:
+            raise CacheMismatch(str(path), expected=namespace, found=plan.namespace)
+        return plan
+
+    def in_force(self, namespace: str) -> tuple[Plan | None, list[CacheCorrupt | CacheMismatch]]:
+        """Return the plan in force and what was wrong with files that should have been it."""
+        problems: list[CacheCorrupt | CacheMismatch] = []
+        try:
+            pointer = self.pointer(namespace)
+            if pointer is not None:
+                return self.load(namespace, pointer.in_force), problems
+        except (CacheCorrupt, CacheMismatch) as error:
+            problems.append(error)
+        plan, more = self.latest(namespace)
+        known = {str(p) for p in problems}
+        return plan, problems + [p for p in more if str(p) not in known]
 
     def save(self, plan: Plan) -> Path:
         path = self.folder / f"{plan.id}.plan"

@@ -1,7 +1,7 @@
 """One question to one route: embed, reduce, nearest centroid, admission.
 
-Owns which plan is in force. A plan is replaced as a whole, so a request sees the old one or the
-new one, never a mixture.
+Owns which plans serve: the one in force and, for a share of the questions, one on trial. A plan
+is replaced as a whole, so a request sees the old one or the new one, never a mixture.
 """
 
 import logging
@@ -17,6 +17,7 @@ from centroidkv.protocols import CentroidIndex, Embedder
 from centroidkv.routing.admission import distance
 from centroidkv.routing.memory_index import MemoryIndex
 from centroidkv.routing.plan import Plan
+from centroidkv.routing.share import is_in_share
 from centroidkv.types import Cluster, FloatArray, Route
 
 _log = logging.getLogger("centroidkv")
@@ -42,11 +43,24 @@ class Router:
         self.num_index_failures = 0
         self._open_index = open_index
         self._current: _InForce | None = None
+        self._trial: _InForce | None = None
+        self._share = 0.0
+        self._left: Plan | None = None  # for requests under way while plans change places
         self._lock = threading.Lock()
 
     @property
     def plan(self) -> Plan | None:
         return self._current.plan if self._current else None
+
+    @property
+    def trial(self) -> Plan | None:
+        """The plan on trial, if any; its share may be 0 while it is prepared."""
+        return self._trial.plan if self._trial else None
+
+    def plan_of(self, route: Route) -> Plan | None:
+        """Return the plan that routed a question, while it serves or has only just ceased to."""
+        known = (self.plan, self.trial, self._left)
+        return next((p for p in known if p is not None and p.id == route.plan), None)
 
     def use(self, plan: Plan) -> None:
         """Put a plan in force."""
@@ -55,15 +69,49 @@ class Router:
             if old is not None:
                 # While the indexes change places, the old plan routes from memory.
                 self._current = _InForce(old.plan, old.naive, old.naive)
+                self._left = old.plan
                 self._close(old.index)
-            naive = MemoryIndex()
-            naive.put(plan.clusters, plan.reduced())
-            try:
-                index: CentroidIndex = self._open_index(plan)
-            except CacheError as error:
-                self._report(error)
-                index = naive
-            self._current = _InForce(plan, index, naive)
+            self._current = self._opened(plan)
+
+    def _opened(self, plan: Plan) -> _InForce:
+        naive = MemoryIndex()
+        naive.put(plan.clusters, plan.reduced())
+        try:
+            index: CentroidIndex = self._open_index(plan)
+        except CacheError as error:
+            self._report(error)
+            index = naive
+        return _InForce(plan, index, naive)
+
+    def try_beside(self, plan: Plan, share: float) -> None:
+        """Let a plan serve a share of the questions; with 0 it is only made ready."""
+        with self._lock:
+            old = self._trial
+            if old is None or old.plan.id != plan.id:
+                self._share, self._trial = 0.0, self._opened(plan)
+                if old is not None:
+                    self._left = old.plan
+                    self._close(old.index)
+            self._share = share
+
+    def end_trial(self, *, promote: bool) -> None:
+        """End the trial; with `promote` its plan is in force from the next question on."""
+        with self._lock:
+            if self._trial is None:
+                return
+            old = self._current if promote else self._trial
+            if promote:
+                self._current = self._trial
+            self._share, self._trial = 0.0, None
+            if old is not None:
+                self._left = old.plan
+                self._close(old.index)
+
+    def _chosen(self, question: str) -> _InForce | None:
+        trial, share = self._trial, self._share
+        if trial is not None and is_in_share(question, share, salt=trial.plan.id):
+            return trial
+        return self._current
 
     def extend(self, plan: Plan, cluster: Cluster) -> None:
         """Put in force the same plan with one more cluster."""
@@ -79,15 +127,15 @@ class Router:
                 except CacheError as error:
                     self._report(error)
 
-    def annotate(self, cluster: int, prefixes: dict[str, str]) -> None:
-        """Note a cluster's KV in the index; the manifest is the truth."""
-        current = self._current
-        if current is None:
-            return
-        try:
-            current.index.annotate(cluster, prefixes)
-        except CacheError as error:
-            self._report(error)
+    def annotate(self, cluster: int, prefixes: dict[str, str], *, plan: str | None = None) -> None:
+        """Note a cluster's KV in the index of a plan that serves; the manifest is the truth."""
+        for serving in (self._current, self._trial):
+            if serving is not None and plan in (None, serving.plan.id):
+                try:
+                    serving.index.annotate(cluster, prefixes)
+                except CacheError as error:
+                    self._report(error)
+                return
 
     def route(self, question: str, domain: str | None = None) -> Route:
         """Send a question to its nearest cluster; admission is by distance in the full space.
@@ -97,7 +145,7 @@ class Router:
         begin = time.perf_counter()
         vector = self._embed(question)
         embedded = time.perf_counter()
-        current = self._current if vector.size else None
+        current = self._chosen(question) if vector.size else None
         cluster, far, admitted = None, float("inf"), False
         if current is not None:
             reduced = current.plan.projection.transform(vector[None])[0]
@@ -107,8 +155,9 @@ class Router:
                 far = distance(vector, cluster.centroid)
                 admitted = far <= cluster.radius
         done = time.perf_counter()
+        plan = current.plan.id if current else ""
         times = (embedded - begin, done - embedded)
-        return Route(question, vector, cluster, far, admitted, *times, domain)
+        return Route(question, vector, cluster, far, admitted, *times, domain, plan)
 
     def _embed(self, question: str) -> FloatArray:
         """Embed a question; no vector at all when the embedder fails."""
@@ -136,26 +185,28 @@ class Router:
             _log.warning("routing goes on %s: %s", how, error)
 
     def faults(self) -> list[str]:
-        """Compare the centroid index with the plan in force; [] means sound."""
-        current = self._current
-        if current is None:
-            return []
-        try:
-            return current.index.faults(current.plan.reduced())
-        except CacheError as error:
-            return [str(error)]
+        """Compare the centroid indexes with the plans that serve; [] means sound."""
+        faults: list[str] = []
+        for serving in (self._current, self._trial):
+            try:
+                if serving is not None:
+                    faults += serving.index.faults(serving.plan.reduced())
+            except CacheError as error:
+                faults.append(str(error))
+        return faults
 
     def rebuild_index(self) -> None:
-        """Put every centroid of the plan in force into the index again."""
-        current = self._current
-        if current is not None:
-            current.index.put(current.plan.clusters, current.plan.reduced())
+        """Put every centroid of the plans that serve into their indexes again."""
+        for serving in (self._current, self._trial):
+            if serving is not None:
+                serving.index.put(serving.plan.clusters, serving.plan.reduced())
 
     def close(self) -> None:
         with self._lock:
-            if self._current is not None:
-                self._close(self._current.index)
-                self._current = None
+            for serving in (self._trial, self._current):
+                if serving is not None:
+                    self._close(serving.index)
+            self._current = self._trial = None
 
     def _close(self, index: CentroidIndex) -> None:
         try:

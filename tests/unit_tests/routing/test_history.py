@@ -124,18 +124,63 @@ def test_a_damaged_history_does_not_keep_the_store_from_opening(
     second.close()
 
 
-def test_a_file_of_an_earlier_version_learns_of_domains(path: Path) -> None:
-    old = sqlite3.connect(path)
-    old.execute(
-        "CREATE TABLE seen (number INTEGER PRIMARY KEY, namespace TEXT NOT NULL,"
-        " question TEXT NOT NULL, embedding BLOB NOT NULL, passages TEXT NOT NULL,"
-        " is_placed INTEGER NOT NULL, UNIQUE (namespace, question))"
+def test_a_repeated_question_is_counted_and_dated(history: History) -> None:
+    for question in "aab":
+        history.add(seen(question, CARD), [CARD], is_placed=True)
+    one, two = history.asked()
+    assert (one.seen.question, one.times, one.seen.weight) == ("a", 2, 2.0)
+    assert (two.times, two.is_built) == (1, False)
+    assert one.last_seen_s > 0
+    assert history.asked(since_s=two.last_seen_s + 60) == []
+    assert [a.seen.question for a in history.asked(since_s=one.last_seen_s)] == ["a", "b"]
+
+
+def test_a_build_leaves_its_questions_and_lets_go_of_the_last_ones(history: History) -> None:
+    history.add_built([seen("a", CARD), seen("b", CARD)], {CARD.id: CARD}, {"a": "cards"})
+    history.add(seen("b", LOAN), [LOAN], is_placed=True)
+    first = {a.seen.question: a for a in history.asked(since_s=1e12)}
+    assert first.keys() == {"a", "b"}, "built ones are of any age"
+    assert (first["a"].times, first["a"].seen.domain, first["b"].times) == (0, "cards", 1)
+    assert first["b"].seen.passages == (CARD.id,) and first["b"].seen.weight == 2.0
+    history.add_built([seen("c", LOAN)], {LOAN.id: LOAN}, {})
+    second = {a.seen.question: a for a in history.asked()}
+    assert second.keys() == {"b", "c"}, "asked ones stay"
+    assert not second["b"].is_built and second["c"].is_built
+    assert history.waiting() == []
+
+
+def test_a_file_of_an_earlier_version_is_read_on(path: Path) -> None:
+    import json
+
+    db = sqlite3.connect(path)
+    db.execute(
+        "CREATE TABLE seen (number INTEGER PRIMARY KEY, namespace TEXT NOT NULL, question TEXT"
+        " NOT NULL, embedding BLOB NOT NULL, passages TEXT NOT NULL, is_placed INTEGER NOT NULL,"
+        " UNIQUE (namespace, question))"
     )
-    old.execute("INSERT INTO seen VALUES (1, 'one', 'a', ?, '[]', 0)", (VECTOR.tobytes(),))
-    old.commit()
-    old.close()
-    for _ in range(2):
-        history = History(path, "one")
-        history.add(Seen("b", VECTOR, (), "loans"), [], is_placed=True)
-        assert [(s.question, s.domain) for s in history.all()] == [("a", ""), ("b", "loans")]
-        history.close()
+    row = ("one", "old", VECTOR.tobytes(), json.dumps([CARD.id]), 0)
+    db.execute("INSERT INTO seen VALUES (NULL, ?, ?, ?, ?, ?)", row)
+    db.commit()
+    db.close()
+    history = History(path, "one")
+    history.add(Seen("new", VECTOR, (), "loans"), [], is_placed=True)
+    assert [(a.seen.question, a.times, a.seen.domain) for a in history.asked()] == [
+        ("old", 1, ""),
+        ("new", 1, "loans"),
+    ]
+    history.close()
+
+
+def test_passages_give_way_to_their_successors(history: History, path: Path) -> None:
+    new = Passage.of("A card is blocked at once.", {"id": "1"})
+    history.add(seen("a", CARD, LOAN), [CARD, LOAN], is_placed=True)
+    history.add(seen("b", LOAN), [LOAN], is_placed=True)
+    history.add(seen("c", LOAN, CARD), [], is_placed=True)
+    other = History(path, "two")
+    other.add(seen("a", CARD), [CARD], is_placed=True)
+    history.replace_passages({CARD.id: new, LOAN.id: None})
+    assert [a.seen.passages for a in history.asked()] == [(new.id,), (), (new.id,)]
+    assert history.known_passages() == {new.id: new}
+    assert [a.seen.passages for a in other.asked()] == [(CARD.id,)], "another tenant's stay"
+    assert other.known_passages() == {CARD.id: CARD}
+    other.close()

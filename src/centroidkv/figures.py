@@ -1,0 +1,172 @@
+"""What requests cost, apart per plan version and model: outcomes, tokens, time to the first token.
+
+A SQLite file in the store folder, of numbers alone. Times are kept as a histogram, so a median is
+that of a bucket nine per cent wide.
+"""
+
+import logging
+import math
+import sqlite3
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from centroidkv.files import set_aside
+from centroidkv.types import Usage
+
+_log = logging.getLogger("centroidkv")
+
+FILE = "figures.sqlite"
+BUCKETS_PER_OCTAVE = 8
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS figures (
+    plan TEXT NOT NULL, model TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL,
+    PRIMARY KEY (plan, model, name)
+) WITHOUT ROWID;
+"""
+_ADD = """
+INSERT INTO figures VALUES (?, ?, ?, ?)
+ON CONFLICT (plan, model, name) DO UPDATE SET value = value + excluded.value
+"""
+
+__all__ = ["FigureFile", "Figures", "read_figures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Requests of one plan version and one model.
+
+    `plan` is empty for requests without a route; `model` is the KV namespace. Times count from
+    the question to the first token, retrieval by the user's own retriever left out.
+    """
+
+    plan: str
+    model: str
+    requests: int
+    hits: int
+    partials: int
+    misses: int
+    prompt_tokens: int
+    reused_tokens: int
+    ttft_mean_s: float
+    ttft_p50_s: float
+
+    @property
+    def reused_share(self) -> float:
+        return self.reused_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+
+class FigureFile:
+    """The figures of a store. Safe for many threads and processes."""
+
+    def __init__(self, folder: Path, *, quarantine: Path) -> None:
+        path = folder / FILE
+        self._lock = threading.Lock()
+        try:
+            self._db = _connect(path)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            _log.warning("%s is damaged (%s); a new one is begun", path, error)
+            set_aside(path, quarantine)
+            self._db = _connect(path)
+
+    def add(self, usage: Usage, *, model: str) -> None:
+        """Count one request."""
+        ttft_s = usage.embed_s + usage.route_s + usage.ttft_s
+        values: dict[str, float] = {
+            "requests": 1,
+            f"outcome_{usage.outcome}": 1,
+            "prompt_tokens": usage.prompt_tokens,
+            "reused_tokens": usage.reused_tokens,
+            "ttft_s": ttft_s,
+            f"ttft_{_bucket(ttft_s)}": 1,
+        }
+        rows = [(usage.plan or "", model, name, value) for name, value in values.items()]
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany(_ADD, rows)
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+
+def read_figures(folder: Path) -> list[Figures]:
+    """Return the figures of a store folder, by plan and model; [] where none can be read."""
+    path = folder / FILE
+    if not path.exists():
+        return []
+    log = path.with_name(path.name + "-wal")
+    # A store that nobody writes to is read without leaving files of SQLite's own beside it.
+    options = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+    found: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, timeout=10)
+        try:
+            for plan, model, name, value in db.execute("SELECT * FROM figures"):
+                found[plan, model][name] = value
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        _log.warning("the figures in %s cannot be read: %s", path, error)
+        return []
+    return [_figures(*key, found[key]) for key in sorted(found)]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, check_same_thread=False, timeout=10)
+    try:
+        db.isolation_level = None
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.executescript(_SCHEMA)
+        path.chmod(0o600)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _bucket(seconds: float) -> int:
+    return round(math.log2(max(seconds, 1e-6)) * BUCKETS_PER_OCTAVE)
+
+
+def _median(values: Mapping[str, float]) -> float:
+    counts = sorted(
+        (int(name.removeprefix("ttft_")), count)
+        for name, count in values.items()
+        if name.startswith("ttft_") and name != "ttft_s"
+    )
+    half, seen = sum(count for _, count in counts) / 2, 0.0
+    for bucket, count in counts:
+        seen += count
+        if seen >= half:
+            return float(2.0 ** (bucket / BUCKETS_PER_OCTAVE))
+    return 0.0
+
+
+def _figures(plan: str, model: str, values: Mapping[str, float]) -> Figures:
+    def number(name: str) -> int:
+        return int(values.get(name, 0))
+
+    requests = number("requests")
+    return Figures(
+        plan,
+        model,
+        requests,
+        number("outcome_hit"),
+        number("outcome_partial"),
+        number("outcome_miss"),
+        number("prompt_tokens"),
+        number("reused_tokens"),
+        ttft_mean_s=values.get("ttft_s", 0.0) / max(1, requests),
+        ttft_p50_s=_median(values),
+    )
