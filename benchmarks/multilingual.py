@@ -156,21 +156,30 @@ def main() -> None:
         "banking77_past": num_past,
         "banking77_unseen": options.unseen,
     }
+    keep(options.out, report)
     for name, kept in embedders.items():
         vectors = kept.embed(korean, f"parakqc-{options.sets or 'all'}")
         report[name] = {
             "paraKQC_nearest_is_paraphrase": round(nearest_share(vectors, groups), 4),
             "papers_pair": pair_in_plan(kept, korean, vectors),
         }
+        keep(options.out, report)
+    report["latency_korean"] = latencies(embedders, korean)
+    report["latency_english"] = latencies(embedders, english)
+    keep(options.out, report)
+    for name, kept in embedders.items():
         rows = kept.embed(english, f"banking77-{len(english)}")
         nearest = (rows[num_past:] @ rows[:num_past].T).argmax(1)
         right = float((labels[:num_past][nearest] == labels[num_past:]).mean())
         report[name]["banking77_nearest_intent"] = round(right, 4)
-    report["latency_korean"] = latencies(embedders, korean)
-    report["latency_english"] = latencies(embedders, english)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        keep(options.out, report)
     print(json.dumps(report, indent=1, ensure_ascii=False))
+
+
+def keep(path: Path, report: dict[str, Any]) -> None:
+    """Write what is known so far: embedding takes minutes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
