@@ -221,12 +221,7 @@ def _parser() -> argparse.ArgumentParser:
 
     lines = _EXAMPLES.splitlines()
     build = command("build", _build, "cluster past questions and fill the store", lines[1].strip())
-    build.add_argument("--questions", type=Path, help="CSV: question[,domain]")
-    build.add_argument("--chat-log", type=Path, help="conversations: .tsv, .csv or .jsonl")
-    build.add_argument("--chat-column", help="its column or key with the customer's text")
-    build.add_argument("--passages", type=Path, required=True, help="JSON lines: id, text[, title]")
-    build.add_argument("--clusters", type=int, default=None, help="default: a tenth as many")
-    build.add_argument("--domain-settings", type=Path, help="JSON: settings by domain")
+    _add_sources(build)
     ask = command("ask", _ask, "answer one question from a store", lines[2].strip())
     ask.add_argument("question")
     ask.add_argument("--domain", help="keep to the clusters of a domain; default: learnt")
@@ -241,6 +236,16 @@ def _parser() -> argparse.ArgumentParser:
     for with_model in (build, ask, calibrate):
         _add_model(with_model)
     return parser
+
+
+def _add_sources(build: argparse.ArgumentParser) -> None:
+    """Add what a store is built from."""
+    build.add_argument("--questions", type=Path, help="CSV: question[,domain]")
+    build.add_argument("--chat-log", type=Path, help="conversations: .tsv, .csv or .jsonl")
+    build.add_argument("--chat-column", help="its column or key with the customer's text")
+    build.add_argument("--passages", type=Path, required=True, help="JSON lines: id, text[, title]")
+    build.add_argument("--clusters", type=int, default=None, help="default: a tenth as many")
+    build.add_argument("--domain-settings", type=Path, help="JSON: settings by domain")
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
