@@ -14,7 +14,7 @@ from centroidkv import __version__
 from centroidkv.chat_logs import read_chat_log
 from centroidkv.config import EngineConfig
 from centroidkv.engine import DEFAULT_EMBEDDER, DEFAULT_MODEL, Engine
-from centroidkv.errors import CentroidKVError
+from centroidkv.errors import CentroidKVError, ConfigError
 from centroidkv.knowledge import (
     KnowledgeBase,
     read_domain_settings,
@@ -61,6 +61,8 @@ def _build(options: argparse.Namespace) -> int:
     past = read_questions(options.questions) if options.questions else None
     log = options.chat_log
     turns = read_chat_log(log, column=options.chat_column) if log else None
+    if past is None and turns is None:
+        raise ConfigError("there is nothing to build from: give --questions, --chat-log or both")
     own = options.domain_settings
     settings = read_domain_settings(own) if own else None
     passages = read_passages(options.passages)
