@@ -78,10 +78,9 @@ def main() -> None:
     options = _options()
     embed = _embedder(options.vectors)
     result: dict[str, object] = {"machine": machine()}
-    sets = {
-        "example bank": (_bank(embed), 991, 48, 10),
-        "BANKING77": (_banking77(options.data, embed), 3000, 200, 8),
-    }
+    of_bank = _bank(embed)
+    sets = {f"example bank, {k} clusters": (of_bank, 991, k, 10) for k in (24, 48, 96)}
+    sets["BANKING77"] = (_banking77(options.data, embed), 3000, 200, 8)
     for name, (asked, num_past, clusters, pins) in sets.items():
         rows = []
         for seed in range(options.first, options.first + options.seeds):

@@ -16,7 +16,7 @@ from centroidkv.chat_logs import read_chat_log
 from centroidkv.cli_versions import EXAMPLES, Console, measured, register
 from centroidkv.config import EngineConfig
 from centroidkv.engine import DEFAULT_EMBEDDER, DEFAULT_MODEL, Engine
-from centroidkv.errors import CentroidKVError
+from centroidkv.errors import CentroidKVError, ConfigError
 from centroidkv.knowledge import (
     KnowledgeBase,
     read_domain_settings,
@@ -64,6 +64,8 @@ def _build(options: argparse.Namespace) -> int:
     past = read_questions(options.questions) if options.questions else None
     log = options.chat_log
     turns = read_chat_log(log, column=options.chat_column) if log else None
+    if past is None and turns is None:
+        raise ConfigError("there is nothing to build from: give --questions, --chat-log or both")
     own = options.domain_settings
     settings = read_domain_settings(own) if own else None
     passages = read_passages(options.passages)
@@ -214,12 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     command = functools.partial(_command, commands)
     lines = _EXAMPLES.splitlines()
     build = command("build", _build, "cluster past questions and fill the store", lines[1].strip())
-    build.add_argument("--questions", type=Path, help="CSV: question[,domain]")
-    build.add_argument("--chat-log", type=Path, help="conversations: .tsv, .csv or .jsonl")
-    build.add_argument("--chat-column", help="its column or key with the customer's text")
-    build.add_argument("--passages", type=Path, required=True, help="JSON lines: id, text[, title]")
-    build.add_argument("--clusters", type=int, default=None, help="default: a tenth as many")
-    build.add_argument("--domain-settings", type=Path, help="JSON: settings by domain")
+    _add_sources(build)
     ask = command("ask", _ask, "answer one question from a store", lines[2].strip())
     ask.add_argument("question")
     ask.add_argument("--domain", help="keep to the clusters of a domain; default: learnt")
@@ -262,6 +259,16 @@ def _command(
     added.add_argument("--store", type=Path, required=True, help="the store folder")
     added.add_argument("--json", action="store_true", help="print JSON, for programs")
     return added
+
+
+def _add_sources(build: argparse.ArgumentParser) -> None:
+    """Add what a store is built from."""
+    build.add_argument("--questions", type=Path, help="CSV: question[,domain]")
+    build.add_argument("--chat-log", type=Path, help="conversations: .tsv, .csv or .jsonl")
+    build.add_argument("--chat-column", help="its column or key with the customer's text")
+    build.add_argument("--passages", type=Path, required=True, help="JSON lines: id, text[, title]")
+    build.add_argument("--clusters", type=int, default=None, help="default: a tenth as many")
+    build.add_argument("--domain-settings", type=Path, help="JSON: settings by domain")
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

@@ -48,6 +48,29 @@ def test_build_ask_stats_check(small_bank: tuple[Path, Path], tmp_path: Path, ca
     assert run(capsys, "check", "--store", store)[0] == 0
 
 
+def test_a_store_is_built_from_a_chat_log_with_domains(
+    small_bank: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    questions, passages = small_bank
+    log, settings, store = tmp_path / "log.jsonl", tmp_path / "d.json", tmp_path / "store"
+    said = ["hi", "please unblock my card 4539148803436467 for me", "thanks a lot"]
+    log.write_text("\n".join(json.dumps({"role": "user", "content": t}) for t in said))
+    settings.write_text('{"transfers": {"num_clusters": 2, "kv_budget_bytes": 0}}')
+    build = ["build", "--questions", questions, "--chat-log", log, "--passages", passages]
+    more = ["--domain-settings", settings, "--clusters", 3, "--store", store, "--json"]
+    code, out, _ = run(capsys, *build, *more)
+    built = json.loads(out)
+    assert code == 0 and built["num_questions"] == 61
+    assert built["chat_log"]["num_turns"] == 3 and built["chat_log"]["num_questions"] == 1
+    assert built["domains"] == {"cards": 1, "transfers": 2}
+    assert built["warm"]["filled"] == 1 and built["warm"]["domain_bytes"] == {"transfers": 0}
+    assert sum(built["warm"]["problems"].values()) == 2
+    ask = ["ask", "--store", store, "How do I block my card?", "--max-tokens", 2, "--json"]
+    domains = [json.loads(run(capsys, *ask, *m)[1])["usage"]["domain"]
+               for m in ([], ["--domain", "transfers"])]  # fmt: skip
+    assert domains == ["cards", "transfers"]
+
+
 def bad_inputs() -> list[tuple[list[str], str]]:
     build = ["build", "--store", "new", "--questions"]
     return [
@@ -69,6 +92,26 @@ def bad_inputs() -> list[tuple[list[str], str]]:
             [*build, "q.csv", "--passages", "p.jsonl", "--model", "bundled:gpt"],
             "no bundled model 'bundled:gpt'",
         ),
+        (["build", "--store", "new", "--passages", "p.jsonl"], "give --questions, --chat-log or"),
+        (
+            [
+                "build",
+                "--store",
+                "new",
+                "--passages",
+                "p.jsonl",
+                "--chat-log",
+                "column.csv",
+                "--chat-column",
+                "said",
+            ],
+            "column.csv has no column 'said' (found: text)",
+        ),
+        ([*build, "q.csv", "--passages", "p.jsonl", "--domain-settings", "q.csv"], "not JSON"),
+        (
+            [*build, "q.csv", "--passages", "p.jsonl", "--domain-settings", "d.json"],
+            "domain_settings names 'loans', which no question belongs to",
+        ),
         (
             ["build", "--store", "taken", "--questions", "q.csv", "--passages", "p.jsonl"],
             "taken exists and is not a centroidkv store",
@@ -89,6 +132,7 @@ def test_a_users_mistake_gets_one_clear_line(
         "latin.csv": "question\nüber?\n".encode("latin-1"),
         "broken.jsonl": b'{"id": "1", "text": "so"}\n{"id":\n',
         "keys.jsonl": b'{"id": "1"}\n',
+        "d.json": b'{"loans": {}}',
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)

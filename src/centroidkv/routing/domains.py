@@ -21,7 +21,7 @@ BUDGET = "kv_budget_bytes"
 _SHARED = ("pca_dim", "retrieval_depth", "seed")
 _CHUNK = 1024
 
-__all__ = ["BUDGET", "DomainSettings", "complete_domains", "domain_configs"]
+__all__ = ["DomainSettings", "checked_settings", "complete_domains", "domain_configs"]
 
 DomainSettings = Mapping[str, Mapping[str, Any]]
 
@@ -67,7 +67,7 @@ def domain_configs(
         ConfigError: A setting is unknown or out of range, or of a domain without questions.
     """
     sizes = Counter(domains)
-    given = _checked(settings or {}, sorted(sizes))
+    given = checked_settings(settings, sizes, config)
     sharing = {d: n for d, n in sizes.items() if "num_clusters" not in given.get(d, {})}
     shares: Mapping[str, Any] = dict.fromkeys(sharing, config.num_clusters)
     if isinstance(config.num_clusters, int):
@@ -83,10 +83,18 @@ def domain_configs(
     return configs
 
 
-def _checked(settings: DomainSettings, domains: Sequence[str]) -> DomainSettings:
-    unknown = sorted(set(settings) - set(domains))
+def checked_settings(
+    settings: DomainSettings | None, domains: Iterable[str], config: PlanConfig
+) -> DomainSettings:
+    """Return the settings of domains, known to be good for the domains there are.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range, or of a domain without questions.
+    """
+    settings, known = settings or {}, sorted(set(domains))
+    unknown = sorted(set(settings) - set(known))
     if unknown:
-        named = ", ".join(d for d in domains if d) or "none; give build(domains=...)"
+        named = ", ".join(d for d in known if d) or "none; give build(domains=...)"
         raise ConfigError(
             f"domain_settings names {', '.join(map(repr, unknown))}, which no question belongs to "
             f"(domains: {named})"
@@ -105,6 +113,7 @@ def _checked(settings: DomainSettings, domains: Sequence[str]) -> DomainSettings
                 f"domain_settings of {domain!r}: {BUDGET} must be a number of bytes (0 or more) "
                 f"or None, not {budget!r}"
             )
+        replace(config, **{k: v for k, v in own.items() if k != BUDGET})
     return settings
 
 
