@@ -65,7 +65,7 @@ def _vector_parts(
 ) -> Iterator[FloatArray] | None:
     """Return the vectors to ask a retriever by, in parts; None where it must be asked by text."""
     store = getattr(retriever, "vectorstore", None)
-    embedder = getattr(store, "embeddings", None)
+    embedder: Any = getattr(store, "embeddings", None)
     can_ask = hasattr(store, "similarity_search_by_vector") and embedder is not None
     if not can_ask or getattr(retriever, "search_type", "") != "similarity":
         return None
