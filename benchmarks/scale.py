@@ -3,9 +3,9 @@
 Everything but the language model: embed, retrieve (Ask-CFPB's 969 passages, by the command line's
 knowledge base), fit with the default settings (a tenth of the questions as clusters), write the
 plan file, fill Chroma, and open it all again. Each size runs in a process of its own. Up to
-100,000 the questions are texts (`many_questions.py`); above, vectors around theirs are taken as if
-precomputed. With `--cache`, embeddings are kept in pieces of 10,000 with the seconds they took, and
-those seconds are what `embed` reports.
+100,000 the questions are texts (`many_questions.py`); above, vectors around 10,000 of theirs are
+taken as if precomputed. With `--cache`, embeddings are kept in pieces of 10,000 with the seconds
+they took, and those seconds are what `embed` reports.
 
     python benchmarks/scale.py [--data ../shared/data] [--sizes 10000 30000 100000] [--cache DIR]
 """
@@ -115,7 +115,7 @@ def embedded_pieces(
 def asked(
     count: int, options: argparse.Namespace, embedder: SentenceBertEmbedder, stages: Stages
 ) -> tuple[list[str], FloatArray]:
-    texts = questions(options.data, TEXTS)[: min(count, TEXTS)]
+    texts = questions(options.data, TEXTS)[: count if count <= TEXTS else PIECE]
     vectors, seconds, cpu_s = embedded_pieces(texts, embedder, options.cache)
     if count <= TEXTS:
         stages.end("embed")

@@ -5,19 +5,18 @@ questions -> embed, retrieve -> fit (`fitting.py`) -> plan file, centroid index.
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from centroidkv.batch_retrieval import retrieve_many
 from centroidkv.config import PlanConfig
 from centroidkv.fitting import fit_plan
 from centroidkv.gathering import Gathered
-from centroidkv.knowledge import KnowledgeBase
 from centroidkv.learning import Learner
 from centroidkv.protocols import CausalModel, Progress
-from centroidkv.retrieval import deep_retrieve
 from centroidkv.routing.domains import DomainSettings
 from centroidkv.routing.history import Seen
 from centroidkv.routing.router import Router
@@ -104,7 +103,7 @@ class Builder:
         vectors = self._embed(questions, progress)
         seen: list[Seen] = []
         passages: dict[str, Passage] = {}
-        retrieved = self._retrieve(questions, vectors, retriever, depth)
+        retrieved = retrieve_many(retriever, questions, vectors, depth)
         for done, (question, vector, found) in enumerate(
             zip(questions, vectors, retrieved, strict=True)
         ):
@@ -122,14 +121,3 @@ class Builder:
             parts.append(self._router.embedder.embed(questions[start : start + EMBED_BATCH]))
         progress("embed", len(questions), len(questions))
         return np.concatenate(parts)
-
-    def _retrieve(
-        self, questions: Sequence[str], vectors: FloatArray, retriever: Any, depth: int
-    ) -> Iterator[Sequence[Passage]]:
-        """Yield what each question finds; our own knowledge base takes the vectors at hand."""
-        if isinstance(retriever, KnowledgeBase) and retriever.embedder is self._router.embedder:
-            yield from retriever.search_many(vectors, depth)
-            return
-        retrieve = deep_retrieve(retriever)
-        for question in questions:
-            yield list(retrieve(question, depth))[:depth]

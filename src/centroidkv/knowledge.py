@@ -139,7 +139,7 @@ class KnowledgeBase:
 
     def __init__(self, passages: Sequence[Passage], embedder: Embedder) -> None:
         self.passages = list(passages)
-        self.embedder = embedder
+        self._embedder = embedder
         self._vectors: FloatArray = embedder.embed([_searched(p) for p in self.passages])
 
     def __call__(self, question: str) -> list[Passage]:
@@ -147,8 +147,12 @@ class KnowledgeBase:
 
     def search(self, question: str, k: int = 4) -> list[Passage]:
         """Return the `k` passages nearest to a question, best first."""
-        scores = self._vectors @ self.embedder.embed([question])[0]
+        scores = self._vectors @ self._embedder.embed([question])[0]
         return [self.passages[i] for i in np.argsort(-scores, kind="stable")[:k]]
+
+    def embed(self, questions: Sequence[str]) -> FloatArray:
+        """Embed questions as `search` does, [questions, dim]."""
+        return self._embedder.embed(questions)
 
     def search_many(self, questions: FloatArray, k: int = 4) -> list[list[Passage]]:
         """Return what `search` returns for each of many embedded questions, [questions, dim]."""

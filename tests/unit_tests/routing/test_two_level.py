@@ -72,3 +72,12 @@ def test_few_vectors_are_compared_with_every_centroid() -> None:
     vectors, centroids = clumps(200), clumps(100, seed=2)
     exact = nearest_centroid(vectors, centroids)
     assert (nearest_by_cells(vectors, centroids, seed=0) == exact).all()
+
+
+def test_means_of_more_clusters_than_are_copied_at_once() -> None:
+    vectors = clumps(9000)
+    labels = np.random.default_rng(0).permutation(np.arange(9000) % 4500)
+    found = means(vectors, labels)
+    for number in (0, 1, 4095, 4096, 4499):
+        expected = vectors[labels == number].mean(0)
+        np.testing.assert_allclose(found[number], expected, atol=1e-5)
