@@ -49,7 +49,7 @@ def baselines(
             yield cag_context(drawn, chained, engine) | {"corpus": corpus.name}
         yield kv_per_question(corpus, drawn, ids, cost)
         for size in dict.fromkeys((len(drawn.past), *LARGER)):
-            if size + LOOKUPS <= len(corpus.questions) and not (corpus.num_past or 0) < size:
+            if size <= (corpus.num_past or len(corpus.questions) - LOOKUPS):
                 larger = split(corpus, vectors, seed=0, num_past=size)
                 yield from answer_cache(corpus, larger, known, Path(folder) / "store", model)
 
