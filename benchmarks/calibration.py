@@ -45,7 +45,7 @@ def main() -> None:
     texts, intents = [r["text"] for r in bank], np.array([r["category"] for r in bank])
     found = noise(texts, intents, embed)
     noisy = found[f"cosine from {CLOSE}"]["disagree"]
-    fixed = {
+    fixed: dict[str, object] = {
         "machine": machine(),
         "label_noise": found,
         "example_bank": example_bank(example, embed),
@@ -54,18 +54,28 @@ def main() -> None:
     for seed in range(options.seeds):
         kept = options.parts and options.parts / f"seed-{seed}.json"
         if kept and kept.exists():
-            runs.append(json.loads(kept.read_text()))
+            runs.append(json.loads(kept.read_text()) | {"seed": seed})
+            continue
+        if options.kept_only:
             continue
         asked = {"seed": seed, "features": seed < options.features, "noisy": noisy}
-        runs.append(run(texts, intents, embed, traps, **asked))
+        runs.append(run(texts, intents, embed, traps, **asked) | {"seed": seed})
         print(f"seed {seed}", json.dumps(summary(runs[-1:])), flush=True)
         if kept:
             kept.write_text(json.dumps(runs[-1]))
         # After each seed, so that a run that is cut short leaves what it has.
-        result = fixed | {"seeds": len(runs), "bounds": summary(runs)}
-        result["traps"] = {m: {k: _added(runs, m, k) for k in runs[0]["traps"][m]} for m in METHODS}
-        result["features"] = ablation(runs)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(fixed | told(runs), indent=1) + "\n")
+    options.out.write_text(json.dumps(fixed | told(runs), indent=1) + "\n")
+
+
+def told(runs: list[dict]) -> dict[str, object]:
+    traps = {m: {k: _added(runs, m, k) for k in runs[0]["traps"][m]} for m in METHODS}
+    return {
+        "seeds": [r["seed"] for r in runs],
+        "bounds": summary(runs),
+        "traps": traps,
+        "features": ablation(runs),
+    }
 
 
 def run(
@@ -278,6 +288,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--features", type=int, default=2, help="seeds with the feature table")
     parser.add_argument("--vectors", type=Path, help="npz file to keep the vectors in")
     parser.add_argument("--parts", type=Path, help="folder to keep each seed's counts in")
+    parser.add_argument("--kept-only", action="store_true", help="only seeds kept in --parts")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/calibration.json"))
     return parser.parse_args()
 
