@@ -4,8 +4,8 @@ python benchmarks/calibration.py --data ../shared/data --seeds 20 --out calibrat
 
 Each seed splits the questions into past, calibration and test. A question's candidate is its
 nearest past question, right where both have the same intent. The score is fitted on the past
-questions' own neighbours, the threshold on the calibration questions. Doubts: intents are coarser
-than answers, one data set, one embedder, and the same intents in all three parts.
+questions' own five neighbours, the threshold on the calibration questions. Doubts: intents are
+coarser than answers, one data set, one embedder, and the same intents in all three parts.
 """
 
 import argparse
@@ -16,9 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from machine import machine
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from centroidkv.routing.calibration import (
     LabelledPair,
@@ -27,12 +24,13 @@ from centroidkv.routing.calibration import (
     read_pairs,
 )
 from centroidkv.routing.pair_conflicts import conflict, words
-from centroidkv.routing.pair_features import GROUPS
+from centroidkv.routing.pair_features import GROUPS, PairScorer
 from centroidkv.routing.risk import fewest_served, find_threshold, upper_limit
 
 BOUNDS = (0.01, 0.02, 0.05)
-NUM_PAST, NUM_CALIBRATION, NEIGHBOURS = 4000, 4500, 3
-METHODS = ("cosine", "calibrated")
+NUM_PAST, NUM_CALIBRATION, NEIGHBOURS = 4000, 4500, 5
+METHODS = ("cosine", "calibrated", "calibrated, noise allowed for")
+CLOSE = 0.98  # pairs so near ask the same; where their labels differ, one is wrong
 EXAMPLE = Path(__file__).parents[1] / "examples/financial_chatbot/data/question_pairs.csv"
 Embed = Callable[[Sequence[str]], np.ndarray]
 
@@ -45,20 +43,39 @@ def main() -> None:
     pairs = [p for group in traps.values() for p in group] + example
     embed = _embedder([r["text"] for r in bank], pairs, options.vectors)
     texts, intents = [r["text"] for r in bank], np.array([r["category"] for r in bank])
-    fixed = {
+    found = noise(texts, intents, embed)
+    noisy = found[f"cosine from {CLOSE}"]["disagree"]
+    fixed: dict[str, object] = {
         "machine": machine(),
-        "label_noise": noise(texts, intents, embed),
+        "label_noise": found,
         "example_bank": example_bank(example, embed),
     }
     runs = []
     for seed in range(options.seeds):
-        runs.append(run(texts, intents, embed, traps, seed=seed, features=seed < options.features))
+        kept = options.parts and options.parts / f"seed-{seed}.json"
+        if kept and kept.exists():
+            runs.append(json.loads(kept.read_text()) | {"seed": seed})
+            continue
+        if options.kept_only:
+            continue
+        asked = {"seed": seed, "features": seed < options.features, "noisy": noisy}
+        runs.append(run(texts, intents, embed, traps, **asked) | {"seed": seed})
         print(f"seed {seed}", json.dumps(summary(runs[-1:])), flush=True)
+        if kept:
+            kept.write_text(json.dumps(runs[-1]))
         # After each seed, so that a run that is cut short leaves what it has.
-        result = fixed | {"seeds": len(runs), "bounds": summary(runs)}
-        result["traps"] = {m: {k: _added(runs, m, k) for k in runs[0]["traps"][m]} for m in METHODS}
-        result["features"] = ablation(runs)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(fixed | told(runs), indent=1) + "\n")
+    options.out.write_text(json.dumps(fixed | told(runs), indent=1) + "\n")
+
+
+def told(runs: list[dict]) -> dict[str, object]:
+    traps = {m: {k: _added(runs, m, k) for k in runs[0]["traps"][m]} for m in METHODS}
+    return {
+        "seeds": [r["seed"] for r in runs],
+        "bounds": summary(runs),
+        "traps": traps,
+        "features": ablation(runs),
+    }
 
 
 def run(
@@ -69,47 +86,55 @@ def run(
     *,
     seed: int,
     features: bool,
+    noisy: float,
 ) -> dict[str, dict]:
     order = np.random.default_rng(seed).permutation(len(texts))
     past, rest = order[:NUM_PAST], order[NUM_PAST:]
     learn = neighbours(past, past, texts, intents, embed)
     calibration = neighbours(rest[:NUM_CALIBRATION], past, texts, intents, embed)
     test = neighbours(rest[NUM_CALIBRATION:], past, texts, intents, embed)
-    fit = fit_calibration(calibration, embed, embedder_fingerprint="", scorer_pairs=learn)
-    result: dict[str, dict] = {"cosine": {}, "calibrated": {}, "traps": {}, "features": {}}
+    fit = fit_calibration(calibration, embed, embedder_fingerprint="", past_pairs=learn)
     same = np.array([p.same_answer for p in calibration])
     known = cosine(calibration, embed)
     limits = {b: find_threshold(known, same, b).threshold for b in BOUNDS}
-    thresholds = {"cosine": limits, "calibrated": {b: fit.threshold(b) for b in BOUNDS}}
+    thresholds = {
+        METHODS[0]: limits,
+        METHODS[1]: {b: fit.threshold(b) for b in BOUNDS},
+        METHODS[2]: {b: fit.threshold(b + noisy) for b in BOUNDS},
+    }
+    result: dict[str, dict] = {m: {} for m in METHODS} | {"traps": {}, "features": {}}
+    asked = {"test": test} | traps
+    plain = {k: cosine(p, embed) for k, p in asked.items()}
+    fitted = {k: guarded_scores(fit.scorer, p, *ends(p, embed)) for k, p in asked.items()}
+    close = plain["test"] >= CLOSE
     for method, chosen in thresholds.items():
-
-        def score(pairs: list[LabelledPair], *, plain: bool = method == "cosine") -> np.ndarray:
-            own = ends(pairs, embed)
-            return cosine(pairs, embed) if plain else guarded_scores(fit.scorer, pairs, *own)
-
-        scores = score(test)
+        scores = plain if method == "cosine" else fitted
         for bound in BOUNDS:
-            result[method][str(bound)] = counts(scores >= limit(chosen[bound]), test)
-        trapped = {k: score(p) for k, p in traps.items()}
+            served = scores["test"] >= limit(chosen[bound])
+            closest = {f"{k} closest": n for k, n in counts(served & close, test).items()}
+            result[method][str(bound)] = counts(served, test) | closest
         result["traps"][method] = {
-            f"{k} at {b}": counts(trapped[k] >= limit(chosen[b]), p)
+            f"{k} at {b}": counts(scores[k] >= limit(chosen[b]), p)
             for k, p in traps.items()
             for b in BOUNDS
         }
     if features:
-        sets = {"all": GROUPS} | {f"only {g}": (g,) for g in GROUPS}
-        sets |= {f"without {g}": tuple(o for o in GROUPS if o != g) for g in GROUPS}
-        known_rows = fit.scorer.features(learn, *ends(learn, embed))
-        rows = fit.scorer.features(calibration, *ends(calibration, embed))
-        right = np.array([p.same_answer for p in learn])
-        for name, groups in sets.items():
-            used = np.isin(fit.scorer.groups(), groups)
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, max_iter=1000))
-            score = model.fit(known_rows[:, used], right).decision_function(rows[:, used])
-            result["features"][name] = [reach(score, same, b) for b in BOUNDS]
-        result["features"]["cosine, no fit"] = [reach(known, same, b) for b in BOUNDS]
-        result["features"]["all, with vetoes"] = [reach(fit.scores, same, b) for b in BOUNDS]
+        result["features"] = worth(learn, calibration, fit.scores, embed)
     return result
+
+
+def worth(
+    learn: list[LabelledPair], asked: list[LabelledPair], guarded: np.ndarray, embed: Embed
+) -> dict[str, list[float]]:
+    """Return what could be served on the calibration questions with some of the features."""
+    sets = {"all": GROUPS} | {f"only {g}": (g,) for g in GROUPS}
+    sets |= {f"without {g}": tuple(o for o in GROUPS if o != g) for g in GROUPS}
+    own, right = ends(asked, embed), np.array([p.same_answer for p in learn])
+    raw, rows = PairScorer.prepare(learn, *ends(learn, embed), with_neighbours=True)
+    scores = {k: raw.regress(rows, right, g).score(asked, *own) for k, g in sets.items()}
+    scores |= {"cosine, no fit": cosine(asked, embed), "all, with vetoes": guarded}
+    same = np.array([p.same_answer for p in asked])
+    return {k: [reach(s, same, b) for b in BOUNDS] for k, s in scores.items()}
 
 
 def neighbours(
@@ -154,7 +179,10 @@ def summary(runs: list[dict]) -> dict[str, dict]:
             over = sum(lower_limit(r["wrong"], r["served"]) > float(bound) for r in rows)
             result[f"{method} at {bound}"] = {
                 "hit_rate": served / asked, "wrong_hit_rate": wrong / served if served else None,
-                "served": served, "wrong": wrong, "seeds_lower_limit_above_bound": over,
+                "served": served, "wrong": wrong,
+                "served_closest": sum(r["served closest"] for r in rows),
+                "wrong_closest": sum(r["wrong closest"] for r in rows),
+                "seeds_lower_limit_above_bound": over,
                 "seeds_serving": sum(r["served"] > 0 for r in rows),
             }  # fmt: skip
     return result
@@ -175,7 +203,7 @@ def noise(texts: list[str], intents: np.ndarray, embed: Embed) -> dict[str, dict
     vectors = embed(texts)
     near = vectors @ vectors.T
     result = {}
-    for low, high in ((0.98, 1.01), (0.96, 0.98), (0.94, 0.96)):
+    for low, high in ((CLOSE, 1.01), (0.96, 0.98), (0.94, 0.96)):
         one, other = np.nonzero(np.triu((near >= low) & (near < high), 1))
         differ = intents[one] != intents[other]
         result[f"cosine from {low}"] = {"pairs": len(one), "disagree": float(differ.mean())}
@@ -235,18 +263,21 @@ def _rows(path: Path, delimiter: str) -> list[dict[str, str]]:
 
 
 def _embedder(texts: list[str], pairs: list[LabelledPair], kept: Path | None) -> Embed:
-    every = sorted({*texts, *(t for p in pairs for t in (p.question, p.candidate))})
+    every = {*texts, *(t for p in pairs for t in (p.question, p.candidate))}
+    known: list[str] = []
+    vectors = np.empty((0, 0), np.float32)
     if kept and kept.exists():
         stored = np.load(kept)
-        every, vectors = json.loads(stored["texts"].tobytes()), stored["vectors"]
-    else:
+        known, vectors = json.loads(stored["texts"].tobytes()), stored["vectors"]
+    if lacking := sorted(every - set(known)):
         from centroidkv.routing.embedder import SentenceBertEmbedder
 
-        vectors = SentenceBertEmbedder.load("bundled:minilm").embed(every)
+        new = SentenceBertEmbedder.load("bundled:minilm").embed(lacking)
+        known, vectors = [*known, *lacking], np.vstack([vectors, new]) if known else new
         if kept:
-            as_bytes = np.frombuffer(json.dumps(every).encode(), np.uint8)
+            as_bytes = np.frombuffer(json.dumps(known).encode(), np.uint8)
             np.savez(kept, texts=as_bytes, vectors=vectors)
-    place = {text: i for i, text in enumerate(every)}
+    place = {text: i for i, text in enumerate(known)}
     return lambda asked: vectors[[place[t] for t in asked]]
 
 
@@ -256,6 +287,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--features", type=int, default=2, help="seeds with the feature table")
     parser.add_argument("--vectors", type=Path, help="npz file to keep the vectors in")
+    parser.add_argument("--parts", type=Path, help="folder to keep each seed's counts in")
+    parser.add_argument("--kept-only", action="store_true", help="only seeds kept in --parts")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/calibration.json"))
     return parser.parse_args()
 

@@ -12,21 +12,30 @@ from centroidkv.store import Store
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["calibrate", "calibration_of"]
+__all__ = ["Pairs", "calibrate", "calibration_of"]
+
+
+Pairs = str | Path | Sequence[LabelledPair]
 
 
 def calibrate(
-    store: Store, embedder: Embedder, namespace: str, pairs: str | Path | Sequence[LabelledPair]
+    store: Store, embedder: Embedder, namespace: str, pairs: Pairs, *, past_pairs: Pairs = ()
 ) -> Calibration:
     """Fit a calibration to labelled pairs, or to a CSV file of them, and keep it in the store.
+
+    See `fit_calibration` for what `past_pairs` add.
 
     Raises:
         ConfigError: The pairs cannot be used; the message names the line and the remedy.
         StoreError: The store is read-only.
     """
     store.require_writable("keep a calibration")
-    rows = read_pairs(pairs) if isinstance(pairs, (str, Path)) else list(pairs)
-    fitted = fit_calibration(rows, embedder.embed, embedder_fingerprint=embedder.fingerprint)
+    fitted = fit_calibration(
+        _rows(pairs),
+        embedder.embed,
+        embedder_fingerprint=embedder.fingerprint,
+        past_pairs=_rows(past_pairs),
+    )
     path = _path(store, namespace)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     fitted.save(path)
@@ -43,6 +52,10 @@ def calibration_of(store: Store, embedder: Embedder, namespace: str) -> Calibrat
     except CacheError as error:
         _log.warning("the calibration cannot be used, calibrate again: %s", error)
         return None
+
+
+def _rows(pairs: Pairs) -> list[LabelledPair]:
+    return read_pairs(pairs) if isinstance(pairs, (str, Path)) else list(pairs)
 
 
 def _path(store: Store, namespace: str) -> Path:

@@ -119,7 +119,7 @@ def _ask(options: argparse.Namespace) -> int:
 
 def _calibrate(options: argparse.Namespace) -> int:
     with _open(options, create=False) as engine:
-        bounds = engine.calibrate(options.pairs)
+        bounds = engine.calibrate(options.pairs, past_pairs=options.past_pairs or ())
     _print(
         options, {"bounds": [asdict(b) for b in bounds]}, "\n".join(str(bound) for bound in bounds)
     )
@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--repair", action="store_true", help="mend what can be mended")
     teach = "learn when another question's answer may do"
     calibrate = command("calibrate", _calibrate, teach, lines[5].strip())
-    calibrate.add_argument("pairs", type=Path, help="CSV: question_a,question_b,same_answer")
+    _add_pairs(calibrate)
     for with_model in (build, ask, calibrate):
         _add_model(with_model)
     register(command, _console())
@@ -269,6 +269,14 @@ def _add_sources(build: argparse.ArgumentParser) -> None:
     build.add_argument("--passages", type=Path, required=True, help="JSON lines: id, text[, title]")
     build.add_argument("--clusters", type=int, default=None, help="default: a tenth as many")
     build.add_argument("--domain-settings", type=Path, help="JSON: settings by domain")
+
+
+def _add_pairs(command: argparse.ArgumentParser) -> None:
+    columns = "question_a,question_b,same_answer"
+    command.add_argument("pairs", type=Path, help=f"CSV: {columns}")
+    command.add_argument(
+        "--past-pairs", type=Path, help="CSV of labelled pairs of past questions: serves more"
+    )
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from centroidkv.answering import Answering
 from centroidkv.answers import AnswerStore
 from centroidkv.approximation import ApproximateAnswering
 from centroidkv.build import Builder, BuildReport
-from centroidkv.calibrating import calibrate, calibration_of
+from centroidkv.calibrating import Pairs, calibrate, calibration_of
 from centroidkv.config import EngineConfig, PlanConfig
 from centroidkv.errors import ConfigError
 from centroidkv.gathering import gather
@@ -30,7 +30,7 @@ from centroidkv.representative import Representatives
 from centroidkv.request import Request, RequestOptions
 from centroidkv.retrieval import as_invoke
 from centroidkv.retrieving import Retrieving
-from centroidkv.routing.calibration import Calibration, LabelledPair
+from centroidkv.routing.calibration import Calibration
 from centroidkv.routing.domains import DomainSettings
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.risk import Bound
@@ -176,18 +176,20 @@ class Engine:
         self._require_open()
         return Upkeep(self._learner, self._representatives, self._approximating, self.model)
 
-    def calibrate(self, pairs: str | Path | Sequence[LabelledPair]) -> list[Bound]:
+    def calibrate(self, pairs: Pairs, *, past_pairs: Pairs = ()) -> list[Bound]:
         """Learn from labelled pairs when another question's answer may be served.
 
         What `max_error` needs; kept in the store, for this embedder and tenant. Takes a CSV file
         (question_a, question_b, same_answer) or its rows; returns what the labels support at 1,
-        2 and 5 %, each a sentence as a string.
+        2 and 5 %, each a sentence as a string. With `past_pairs`, labelled pairs of past questions,
+        the score also looks at the past questions around a pair, and serves more.
 
         Raises:
             ConfigError: The pairs cannot be used; the message names the line and the remedy.
         """
         self._require_open()
-        fitted = calibrate(self.store, self.router.embedder, self._plan_namespace, pairs)
+        asked = (self.store, self.router.embedder, self._plan_namespace, pairs)
+        fitted = calibrate(*asked, past_pairs=past_pairs)
         self._representatives.calibration = fitted
         return fitted.report()
 

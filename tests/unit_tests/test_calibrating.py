@@ -94,6 +94,26 @@ def test_the_answer_cache_keeps_the_same_bound(open_engine: Callable[..., Engine
     assert "centroidkv_cache" not in other.generation_info
 
 
+def test_past_pairs_reach_the_score_of_the_answer_cache(
+    open_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = open_engine()
+    pairs = labelled()
+    asked = {t for p in pairs[::3] for t in (p.question, p.candidate)}
+    past = [p for p in pairs if (p.question, p.candidate) not in {
+        (q.question, q.candidate) for q in pairs[::3]}]  # fmt: skip
+    file = tmp_path / "past.csv"
+    file.write_text("".join(f"{p.question},{p.candidate},{int(p.same_answer)}\n" for p in past))
+    bound = engine.calibrate(pairs[::3], past_pairs=file)[-1]
+    assert bound.num_pairs == len(pairs[::3])
+    assert len(asked) > 1
+    calibration = engine.calibration
+    assert calibration is not None
+    assert len(calibration.scorer.neighbours.vectors) == len(
+        {t for p in past for t in (p.question, p.candidate)}
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

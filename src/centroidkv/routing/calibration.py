@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from centroidkv.errors import ConfigError
 from centroidkv.routing.calibration_file import load_parts, save_parts
 from centroidkv.routing.labelled_pairs import LabelledPair, check_both_classes, read_pairs
-from centroidkv.routing.pair_conflicts import conflict, words
+from centroidkv.routing.pair_conflicts import conflict, is_variation, words
 from centroidkv.routing.pair_features import PairScorer
 from centroidkv.routing.risk import Bound, find_threshold
 from centroidkv.types import FloatArray
@@ -81,8 +81,9 @@ class Calibration:
         """Decide whether the candidate's answer may be served for the question.
 
         A negation, an opposite or a number in only one of the two is a veto: labels show how often
-        a look-alike is wrong on average, not that this one is right. So is a word in only one of
-        them that no labelled pair contains, since nothing is known of what it changes.
+        a look-alike is wrong on average, not that this one is right. So is a word that no labelled
+        pair contains, in one of two texts that are nearly the same otherwise: nothing is known of
+        what it changes.
 
         Args:
             question: The new question.
@@ -126,12 +127,13 @@ def fit_calibration(
     *,
     embedder_fingerprint: str,
     seed: int = 0,
-    scorer_pairs: Sequence[LabelledPair] = (),
+    past_pairs: Sequence[LabelledPair] = (),
 ) -> Calibration:
     """Fit the score and score the pairs held out, on which thresholds are then found.
 
-    With `scorer_pairs` the score is fitted on these alone and every one of `pairs` serves the
-    threshold: that is Learn-then-Test as published. Without them the pairs are cross-fitted in
+    With `past_pairs` the score is fitted on these alone and every one of `pairs` serves the
+    threshold: that is Learn-then-Test as published. The score then also looks at the past questions
+    around a pair, whose groups the labels tell. Without them the pairs are cross-fitted in
     five folds: each is scored by a fit that has not seen it, and the fit to all of them is kept.
     The guarantee then rests on the final fit being no worse than those of four folds; see
     V. Chernozhukov et al., "Double/debiased machine learning" (2018) on cross-fitting.
@@ -141,17 +143,18 @@ def fit_calibration(
         embed: Returns unit vectors, [texts, dim].
         embedder_fingerprint: Kept in the file, so that it is used with this embedder only.
         seed: Of the folds.
-        scorer_pairs: Further pairs however drawn, such as neighbours among the past questions.
-            They must not contain the questions of `pairs`.
+        past_pairs: Pairs of past questions, however drawn, such as each with its five nearest.
 
     Raises:
-        ConfigError: Either list has one label only, or there are too few of a label.
+        ConfigError: Either list has one label only or a label that is none, there are too few of a
+            label, a pair stands in both lists, or a vector is not finite.
     """
     check_both_classes(list(pairs), "pairs")
     u, v = _vectors(pairs, embed)
-    if scorer_pairs:
-        check_both_classes(list(scorer_pairs), "scorer_pairs")
-        scorer = PairScorer.fit(scorer_pairs, *_vectors(scorer_pairs, embed))
+    if past_pairs:
+        check_both_classes(list(past_pairs), "past_pairs")
+        _check_apart(pairs, past_pairs)
+        scorer = PairScorer.fit(past_pairs, *_vectors(past_pairs, embed), with_neighbours=True)
         scores = guarded_scores(scorer, pairs, u, v)
     else:
         scores = _cross_scores(pairs, u, v, seed=seed)
@@ -163,7 +166,7 @@ def fit_calibration(
 def _veto(scorer: PairScorer, question: str, candidate: str) -> str | None:
     mine, theirs = words(question), words(candidate)
     reason = conflict(mine, theirs)
-    if reason is None and scorer.words.is_foreign(mine, theirs):
+    if reason is None and is_variation(mine, theirs) and scorer.words.num_foreign(mine, theirs):
         return "a word that no labelled pair contains"
     return reason
 
@@ -181,8 +184,24 @@ def _vectors(
 ) -> tuple[FloatArray, FloatArray]:
     texts = sorted({t for p in pairs for t in (p.question, p.candidate)})
     vectors = dict(zip(texts, np.asarray(embed(texts)), strict=True))
+    for text, vector in vectors.items():
+        if not np.isfinite(vector).all():
+            raise ConfigError(
+                f"the vector of {text!r} is not finite: the embedder failed on it; leave the pair "
+                "out or use another embedder"
+            )
     one = np.stack([vectors[p.question] for p in pairs])
     return one, np.stack([vectors[p.candidate] for p in pairs])
+
+
+def _check_apart(pairs: Sequence[LabelledPair], past_pairs: Sequence[LabelledPair]) -> None:
+    known = {(p.question, p.candidate) for p in past_pairs}
+    both = sum((p.question, p.candidate) in known for p in pairs)
+    if both:
+        raise ConfigError(
+            f"{both} pairs stand in both lists; no bound holds where the score has seen the pairs "
+            "that thresholds are found on: take them out of the past pairs"
+        )
 
 
 def _cross_scores(

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from centroidkv.errors import CacheCorrupt, CacheMismatch
 from centroidkv.files import write_atomic
 from centroidkv.routing.pair_features import PairScorer, WordWeights
+from centroidkv.routing.pair_neighbours import PairNeighbours
 
 __all__ = ["load_parts", "save_parts"]
 
-_FORMAT = "centroidkv-calibration-1"
-_ARRAYS = [f.name for f in fields(PairScorer) if f.name not in ("words", "bias")]
+_FORMAT = "centroidkv-calibration-2"
+_ARRAYS = [f.name for f in fields(PairScorer) if f.name not in ("words", "neighbours", "bias")]
+_AROUND = {f"neighbours_{f.name}": f.name for f in fields(PairNeighbours)}
 
 
 def save_parts(
@@ -37,6 +39,7 @@ def save_parts(
     }
     text = np.frombuffer(json.dumps(values, sort_keys=True).encode(), dtype=np.uint8)
     arrays: dict[str, Any] = {name: getattr(scorer, name) for name in _ARRAYS}
+    arrays |= {key: getattr(scorer.neighbours, name) for key, name in _AROUND.items()}
     buffer = io.BytesIO()
     np.savez(buffer, values=text, scores=scores, same=same, **arrays)
     body = buffer.getvalue()
@@ -60,7 +63,8 @@ def load_parts(
         found = values["fingerprint"]
         words = WordWeights(values["idf"], float(values["unseen"]))
         parts = {name: arrays[name] for name in _ARRAYS}
-        scorer = PairScorer(words=words, bias=float(values["bias"]), **parts)
+        around = PairNeighbours(**{name: arrays[key] for key, name in _AROUND.items()})
+        scorer = PairScorer(words=words, neighbours=around, bias=float(values["bias"]), **parts)
         scores, same = arrays["scores"], arrays["same"]
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise CacheCorrupt(path, f"cannot be read: {error}") from error

@@ -4,6 +4,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from centroidkv.errors import ConfigError
 
 __all__ = ["LabelledPair", "check_both_classes", "read_pairs"]
@@ -50,10 +52,15 @@ def check_both_classes(pairs: list[LabelledPair], where: str) -> None:
     """Refuse pairs from which nothing can be learned.
 
     Raises:
-        ConfigError: There are none, or all have the same label.
+        ConfigError: There are none, all have the same label, or one has neither.
     """
     if not pairs:
         raise ConfigError(f"{where}: no pairs; {_REMEDY}")
+    for number, pair in enumerate(pairs, 1):
+        if not isinstance(pair.same_answer, bool | np.bool_):
+            raise ConfigError(
+                f"{where}: same_answer of pair {number} is {pair.same_answer!r}; give True or False"
+            )
     if len({p.same_answer for p in pairs}) == 1:
         has, lacks = ("1", "0") if pairs[0].same_answer else ("0", "1")
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Words that forbid one answer for two questions: negations, opposites, numbers.
+"""Words that forbid one answer for two questions: negations, opposites, numbers, order.
 
 An embedder places "How do I enable X?" next to "How do I disable X?", so these differences are read
 from the text, however alike the rest is. English only; knows no vector and no label.
@@ -8,105 +8,56 @@ import re
 from collections import Counter
 from functools import lru_cache
 
-__all__ = ["antonyms_differ", "conflict", "negations_differ", "numbers_differ", "stem", "words"]
+from centroidkv.routing.word_order import directions_differ, phrases_exchanged
+
+__all__ = [
+    "antonyms_differ",
+    "conflict",
+    "is_variation",
+    "negations_differ",
+    "numbers_differ",
+    "stem",
+    "words",
+]
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[a-z]+")
 _SHORT = re.compile("\\b(ca|wo|sha)n['\u2019]?t\\b|n['\u2019]t\\b")
 _BARE = re.compile(r"\b(do|does|did|is|are|was|were|has|have|had|could|would|should)nt\b")
-_NEGATIONS = frozenset(
-    [
-        "not",
-        "no",
-        "never",
-        "none",
-        "nobody",
-        "nothing",
-        "nowhere",
-        "neither",
-        "nor",
-        "without",
-        "cannot",
-        "unable",
-        "hardly",
-        "barely",
-        "scarcely",
-        "seldom",
-        "rarely",
-    ]
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NEGATIONS = _listed(
+    """not no never none nobody nothing nowhere neither nor without cannot unable hardly barely
+    scarcely seldom rarely"""
 )
-_SKIPPED = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "i",
-        "my",
-        "me",
-        "we",
-        "our",
-        "you",
-        "your",
-        "it",
-        "its",
-        "this",
-        "that",
-        "to",
-        "of",
-        "do",
-        "does",
-        "did",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "has",
-        "have",
-        "had",
-        "can",
-        "could",
-        "will",
-        "would",
-        "should",
-        "yet",
-        "any",
-        "been",
-        "still",
-        "even",
-        "at",
-        "in",
-        "on",
-        "for",
-    ]
+_SKIPPED = _listed(
+    """a an the i my me we our you your it its this that to of do does did is are was were be been
+    has have had can could will would should yet any still even at in on for"""
+)
+# Verbs and the like that deny what they govern, and words that say how far a statement goes.
+_POLARITY = _listed(
+    """fail failed refuse refused refuses deny denied denies lack lacks lacked lacking doubt doubts
+    doubted avoid avoids prevent prevents prevented forget forgot forgotten stop stopped unless
+    except excluding instead almost nearly only mostly partly supposedly allegedly"""
 )
 _UNSAID = _SKIPPED | _NEGATIONS
 _PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "de", "mis")
+_COUNTED = "zero one two three four five six seven eight nine ten eleven twelve"
 # "one" is a pronoun more often than a number.
-_NUMBERS = {
-    word: str(value)
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-        ]
-    )
-    if value != 1
-} | {"twenty": "20", "thirty": "30", "hundred": "100", "thousand": "1000"}
+_NUMBERS = {word: str(value) for value, word in enumerate(_COUNTED.split()) if value != 1} | {
+    "twenty": "20",
+    "thirty": "30",
+    "hundred": "100",
+    "thousand": "1000",
+}
 _HALF = frozenset(["hardly", "barely", "scarcely", "seldom", "rarely"])
-# From this share of common words on, two texts are one and its variation.
-_NEAR = 0.5
+# From these shares of common words on, two texts are alike, or one and its variation.
+_ALIKE = 0.5
+_NEAR = 2 / 3
+_ASKING = frozenset(["why", "how", "what", "when", "where", "who", "which"])
 _OPPOSITES = """
 enable disable, activate deactivate, open close, increase decrease, increase lower, raise lower,
 send receive, sent received, before after, start stop, start end, begin end, add remove,
@@ -118,7 +69,10 @@ first last, old new, physical virtual, temporary permanent, join leave, increase
 upgrade downgrade, subscribe unsubscribe, always never, all none, early late, high low,
 highest lowest, long short, pause resume, win lose, pass fail, succeed fail, same different,
 partial full, small large, fixed variable, pay receive, switch keep, public private, with without,
-all most, all some, many few, into out, only also, hot cold, sudden gradual
+all most, all some, many few, into out, only also, hot cold, sudden gradual,
+every some, everyone someone, everyone nobody, everything something, everything nothing,
+something nothing, someone nobody, anything nothing, largest smallest, biggest smallest,
+difficult easy, cheap expensive
 """
 
 
@@ -151,8 +105,25 @@ def words(text: str) -> list[str]:
 
 
 def negations_differ(a: list[str], b: list[str]) -> bool:
-    """Say whether two texts deny different things: another count, scope or strength."""
-    return _scopes(a) != _scopes(b)
+    """Say whether two texts deny different things.
+
+    They do if one denies more often, or more strongly, or what the other mentions without denying
+    it ("not all", "all ... not"). "Not received" and "not arrived" may well mean the same, and in
+    "Why isn't my card working?" the word order hides what is denied.
+    """
+    mine, theirs = _scopes(a), _scopes(b)
+    if sorted(h for h, _ in mine.elements()) != sorted(h for h, _ in theirs.elements()):
+        return True
+    if _is_inverted(a) or _is_inverted(b):
+        return False
+    only_a, only_b = ({w for _, w in x} for x in (mine - theirs, theirs - mine))
+    return bool(only_a & {stem(w) for w in b} or only_b & {stem(w) for w in a})
+
+
+def _is_inverted(tokens: list[str]) -> bool:
+    """Say whether a negation stands before its subject: "why is not my card", "is not my card"."""
+    places = [i for i, word in enumerate(tokens) if word == "not"]
+    return any(i == 1 or (i > 1 and tokens[i - 2] in _ASKING) for i in places)
 
 
 def antonyms_differ(a: list[str], b: list[str]) -> bool:
@@ -175,26 +146,40 @@ def conflict(a: list[str], b: list[str]) -> str | None:
     """
     if antonyms_differ(a, b):
         return "opposite words"
-    if not _near(a, b):
-        return None
-    if negations_differ(a, b):
+    if phrases_exchanged(a, b):
+        return "phrases exchanged"
+    common = _common(a, b)
+    if common >= _NEAR and (negations_differ(a, b) or _only_polarity_differs(a, b)):
         return "negation differs"
-    return "numbers differ" if numbers_differ(a, b) else None
+    if common >= _ALIKE and directions_differ(a, b, stem):
+        return "direction differs"
+    return "numbers differ" if common >= _ALIKE and numbers_differ(a, b) else None
 
 
-def _near(a: list[str], b: list[str]) -> bool:
-    """Say whether most words that carry a meaning, negations aside, stand in both texts."""
+def is_variation(a: list[str], b: list[str]) -> bool:
+    """Say whether one text is nearly the other, but for a word or two."""
+    return _common(a, b) >= _NEAR
+
+
+def _only_polarity_differs(a: list[str], b: list[str]) -> bool:
+    """Say whether all words of meaning in one text alone deny or limit, and there are some."""
+    mine, theirs = ({w for w in t if w not in _SKIPPED} for t in (a, b))
+    return bool(mine ^ theirs) and mine ^ theirs <= _POLARITY
+
+
+def _common(a: list[str], b: list[str]) -> float:
+    """Return the share of words that carry a meaning, negations aside, that stand in both texts."""
     mine, theirs = ({stem(w) for w in t if w not in _UNSAID} for t in (a, b))
-    return len(mine & theirs) >= _NEAR * len(mine | theirs)
+    return len(mine & theirs) / len(mine | theirs) if mine | theirs else 1.0
 
 
-def _scopes(tokens: list[str]) -> Counter[str]:
-    """Count what follows each negation: the next word that carries a meaning."""
-    found: Counter[str] = Counter()
+def _scopes(tokens: list[str]) -> Counter[tuple[bool, str]]:
+    """Count what follows each negation, whole or half: the next word that carries a meaning."""
+    found: Counter[tuple[bool, str]] = Counter()
     for place, word in enumerate(tokens):
         if word in _NEGATIONS:
             rest = (w for w in tokens[place + 1 :] if w not in _SKIPPED)
-            found[f"{word in _HALF} {stem(next(rest, ''))}"] += 1
+            found[word in _HALF, stem(next(rest, ""))] += 1
     return found
 
 

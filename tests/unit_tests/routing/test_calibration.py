@@ -17,6 +17,7 @@ from centroidkv.routing.pair_conflicts import conflict, words
 from centroidkv.routing.risk import fewest_served, find_threshold, upper_limit
 
 DIM = 16
+UNKNOWN = "a word that no labelled pair contains"
 NOUNS = ["card", "loan", "fund", "wire", "fee", "app", "branch", "statement", "salary", "pension"]
 
 
@@ -118,7 +119,16 @@ def test_it_serves_the_alike_and_not_the_others(fitted) -> None:
         ("Opening my card", "Closing my card", "opposite words"),
         ("the card before noon", "the card after noon", "opposite words"),
         ("my card of 2 weeks", "my card of three weeks", "numbers differ"),
-        ("about my card today", "about my card xylophone", "a word that no labelled pair contains"),
+        ("wire from savings to loan", "wire from loan to savings", "phrases exchanged"),
+        ("paid before it was blocked", "blocked before it was paid", "phrases exchanged"),
+        ("a wire to China, how long?", "how long is a wire from China?", "direction differs"),
+        ("not all cards work", "all cards do not work", "negation differs"),
+        ("my card payment failed", "my card payment", "negation differs"),
+        (
+            "about my card today",
+            "about my xylophone card today",
+            "a word that no labelled pair contains",
+        ),
     ],
 )
 def test_exact_negations_are_never_served(fitted, question, candidate, reason) -> None:
@@ -151,13 +161,48 @@ def test_fits_are_deterministic_and_survive_a_file(fitted, tmp_path: Path) -> No
         assert again == decided(fitted, pair.question, pair.candidate)
 
 
-def test_scorer_pairs_leave_all_pairs_to_the_threshold() -> None:
-    scorer_pairs = made_pairs(300, seed=1)
-    fit = fit_calibration(
-        made_pairs(), embedded, embedder_fingerprint="e", scorer_pairs=scorer_pairs
-    )
+def test_past_pairs_leave_all_pairs_to_the_threshold() -> None:
+    asked = set(made_pairs())
+    past_pairs = [p for p in made_pairs(600, seed=1) if p not in asked]
+    fit = fit_calibration(made_pairs(), embedded, embedder_fingerprint="e", past_pairs=past_pairs)
     assert fit.bound(0.05).num_pairs == 400
     assert fit.threshold(0.05) is not None
+
+
+def test_past_pairs_survive_a_file_and_must_be_others(tmp_path: Path) -> None:
+    asked = set(made_pairs())
+    past = [p for p in made_pairs(600, seed=1) if p not in asked]
+    fit = fit_calibration(made_pairs(), embedded, embedder_fingerprint="e", past_pairs=past)
+    assert len(fit.scorer.neighbours.vectors)
+    fit.save(tmp_path / "kept")
+    loaded = Calibration.load(tmp_path / "kept", embedder_fingerprint="e")
+    for pair in made_pairs(30, seed=5):
+        again = decided(loaded, pair.question, pair.candidate)
+        assert again == decided(fit, pair.question, pair.candidate)
+    with pytest.raises(ConfigError, match=r"400 pairs stand in both lists.*take them out"):
+        fit_calibration(
+            made_pairs(), embedded, embedder_fingerprint="e", past_pairs=[*made_pairs(), *past]
+        )
+
+
+def test_vectors_that_are_not_finite_are_refused_and_never_served(fitted) -> None:
+    def failing(texts):
+        vectors = embedded(texts)
+        vectors[texts.index("about my card today")] = np.nan
+        return vectors
+
+    with pytest.raises(ConfigError, match=r"'about my card today' is not finite"):
+        fit_calibration(made_pairs(), failing, embedder_fingerprint="e")
+    text, vector = "about my card today", embedded(["about my card today"])[0]
+    asked = {"u": np.full_like(vector, np.nan), "v": vector, "max_error": 0.9}
+    assert not fitted.decide(text, text, **asked).serve
+
+
+@pytest.mark.parametrize("label", [2, None, "1", 0.5])
+def test_a_label_that_is_none_is_named(label) -> None:
+    pairs = [*made_pairs(30), LabelledPair("a", "b", label)]
+    with pytest.raises(ConfigError, match="same_answer of pair 31"):
+        fit_calibration(pairs, embedded, embedder_fingerprint="e")
 
 
 def test_foreign_and_damaged_files_are_refused(fitted, tmp_path: Path) -> None:
@@ -179,7 +224,7 @@ def test_foreign_and_damaged_files_are_refused(fitted, tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(CacheCorrupt):
             Calibration.load(path, embedder_fingerprint="e")
-    path.write_bytes(whole.replace(b"calibration-1", b"calibration-9", 1))
+    path.write_bytes(whole.replace(b"calibration-2", b"calibration-9", 1))
     with pytest.raises(CacheMismatch, match="format"):
         Calibration.load(path, embedder_fingerprint="e")
     with pytest.raises(CacheCorrupt):
