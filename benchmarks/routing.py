@@ -84,6 +84,19 @@ def plan_of(real: FloatArray, size: int) -> Plan:
     return Plan(NAMESPACE, 1, projection, clusters, {p.id: p for p in pinned})
 
 
+def kept_plan(folder: Path | None, real: FloatArray, size: int) -> Plan:
+    """Return the plan of a size, from the cache where it is there."""
+    if folder is None:
+        return plan_of(real, size)
+    plans = PlanFolder(folder / f"routing-{size}")
+    plans.folder.mkdir(parents=True, exist_ok=True)
+    plan, _ = plans.latest(NAMESPACE)
+    if plan is None:
+        plan = plan_of(real, size)
+        plans.save(plan)
+    return plan
+
+
 def times(router: Router, asked: list[str]) -> dict[str, Any]:
     """Return medians in milliseconds: the embedder alone, the route, and their ratio."""
     alone, routed, added = [], [], []
@@ -152,6 +165,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[200, 10_000, 100_000])
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--cache", type=Path, help="folder to keep embeddings in")
+    parser.add_argument("--fit-only", action="store_true", help="make the plans for the cache")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/routing.json"))
     options = parser.parse_args()
     embedder = SentenceBertEmbedder.load("bundled:minilm")
@@ -163,7 +177,10 @@ def main() -> None:
     report.update(machine=machine(), hnsw=HNSW)
     for size in options.sizes:
         timed = asked[: options.questions + WARM_UP]
-        found = measure(plan_of(real, size), timed, vectors, embedder)
+        plan = kept_plan(folder, real, size)
+        if options.fit_only:
+            continue
+        found = measure(plan, timed, vectors, embedder)
         report["sizes"][str(size)] = found
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=1) + "\n")
