@@ -17,7 +17,7 @@ from centroidkv.fitting import fit_plan
 from centroidkv.gathering import Gathered
 from centroidkv.learning import Learner
 from centroidkv.protocols import CausalModel, Progress
-from centroidkv.routing.domains import DomainSettings
+from centroidkv.routing.domains import DomainSettings, checked_settings
 from centroidkv.routing.history import Seen
 from centroidkv.routing.router import Router
 from centroidkv.sifting import SiftReport
@@ -69,6 +69,8 @@ class Builder:
             ConfigError: Not a retriever, or a domain's settings are wrong.
         """
         begin = time.perf_counter()
+        # Before the questions are embedded, which takes longer than a typing error should.
+        checked_settings(domain_settings, set(asked.domains.values()), config)
         seen, passages = self._observe(
             list(asked.domains), retriever, config.retrieval_depth, progress
         )
