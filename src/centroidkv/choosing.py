@@ -17,6 +17,8 @@ from centroidkv.types import Cluster, Passage, Route
 
 __all__ = ["PinChooser", "Pinned"]
 
+SERVING = 2  # plans at most: the one in force, and one on trial
+
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
@@ -31,7 +33,7 @@ class PinChooser:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._indexed: tuple[Plan, PinIndex] | None = None
+        self._indexed: list[tuple[Plan, PinIndex]] = []  # the newest last
         self._lock = threading.Lock()
 
     def choose(self, plan: Plan | None, route: Route, found: Sequence[Passage]) -> Pinned:
@@ -61,13 +63,14 @@ class PinChooser:
 
     def _index_of(self, plan: Plan) -> PinIndex:
         """Return the plan's index; one of a plan that has grown is added to."""
-        old, index = self._indexed or (None, PinIndex())
-        if old is plan:
-            return index
-        known = len(old.clusters) if old is not None and _has_grown(old, plan) else 0
-        index = index if known else PinIndex()
-        index.put(plan.clusters[known:], plan.passages)
-        self._indexed = plan, index
+        for known, index in self._indexed:
+            if known is plan:
+                return index
+        old = next((i for i in self._indexed if _has_grown(i[0], plan)), None)
+        index, begin = (old[1], len(old[0].clusters)) if old else (PinIndex(), 0)
+        index.put(plan.clusters[begin:], plan.passages)
+        kept = [i for i in self._indexed if i is not old]
+        self._indexed = [*kept, (plan, index)][-SERVING:]
         return index
 
 
