@@ -79,7 +79,6 @@ def build(store: Path, num_clusters: int, report_path: Path) -> None:
         past = bank.past_questions()
         built = engine.build(
             questions=[q["question"] for q in past],
-            domains=[q["domain"] for q in past],
             retriever=base,
             num_clusters=num_clusters,
             max_pins=bank.MAX_PINS,

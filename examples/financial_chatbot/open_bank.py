@@ -90,7 +90,6 @@ def prepare(
         print(f"Building {engine.store.path} from {len(past):,} past questions, once.", flush=True)
         engine.build(
             questions=[q["question"] for q in past],
-            domains=[q["domain"] for q in past],
             retriever=retriever,
             num_clusters=options.clusters,
             max_pins=bank.MAX_PINS,
