@@ -50,7 +50,7 @@ def ask(engine: Engine, question: str, found: list[str], **options: object) -> C
 
 
 def warmed(engine: Engine) -> Engine:
-    assert engine._learner.put_in_force(plan(engine._learner.plan_namespace))
+    assert engine.versions.put_in_force(plan(engine.versions.namespace))
     report = engine.warm(lambda q: ask(engine, q, []))
     assert (report.filled, report.problems) == (3, {})
     return engine
@@ -158,7 +158,7 @@ def test_a_trimmed_prompt_leaves_the_clusters_pointer_alone(warm: Engine) -> Non
 
 
 def test_a_trimmed_prompt_fills_a_cluster_that_has_nothing(engine: Engine) -> None:
-    assert engine._learner.put_in_force(plan(engine._learner.plan_namespace))
+    assert engine.versions.put_in_force(plan(engine.versions.namespace))
     ask(engine, ASKED, ["card"])
     engine.flush()
     manifest, plan_id = engine.store.blocks.disk.manifest, engine.router.plan.id
