@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bank
 import pytest
+from experiments.sweeps import METHODS
 
 ROOT = Path(bank.__file__).parents[2]
 
@@ -36,6 +37,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_table_1_has_every_way_and_what_it_is_worth(out: Path) -> None:
     table = {(r["way"], r["clustering"]): r for r in rows(out / "table1.csv")}
     ways = {way for way, _ in table}
+    assert {c for w, c in table if w == "append"} == set(METHODS)
     assert ways == {"plain", "cag", "cag_found", "exact", "answer", "continue", "append"}
     answer = table["answer", "spectral"]
     assert float(answer["filled"]) == 1.0

@@ -122,3 +122,4 @@ def test_means_over_a_stream_are_composed_of_hits_and_misses() -> None:
     (point,) = figure(found, "figure3", ("k_asked",))
     assert point["answer_filled_s"] == pytest.approx(0.1)
     assert point["answer_online_s"] == pytest.approx(answer["mean_online_s"])
+    assert point["answer_cpu_online_s"] == answer["cpu_online_s"] == pytest.approx(3.225)
