@@ -1,0 +1,217 @@
+"""Whether pinned passages change how good the answers are: token F1 against plain prompts.
+
+TAT-QA dev: every span question, each document's questions in two halves, one half asked with the
+plan fitted to the other halves. Ask-CFPB: the bureau's question to its own answer. The bundled
+model, greedy; the retriever's top 4. Answers are kept, so a run can be cut into pieces:
+
+    python benchmarks/answer_quality.py [--data ../shared/data] [--minutes 9] [--check 20]
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import machine
+from quality_answers import BatchedModel, KeptAnswers, batches
+from quality_prompts import Asking, Composer, RememberingEmbedder, Setting
+from quality_scores import bootstrap, is_exact, token_f1
+from quality_sets import SETS, Fold, QuestionSet
+
+from centroidkv import Engine
+from centroidkv.models.loading import load_model
+from centroidkv.routing.embedder import SentenceBertEmbedder
+
+SETTINGS = (
+    Setting("plain", None, {}),
+    Setting("pinned", {}, {}),
+    Setting("pinned, 4 at most", {"max_pins": 4}, {}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question with its answer under one setting."""
+
+    asking: Asking
+    text: str
+
+    @property
+    def f1(self) -> float:
+        return token_f1(self.text, self.asking.asked.gold)
+
+
+class Run:
+    """Answers the prompts of all settings, as far as the time goes."""
+
+    def __init__(self, answers: KeptAnswers, *, until: float) -> None:
+        self._answers = answers
+        self._until = until
+        self._model: BatchedModel | None = None
+
+    def answer(self, askings: Sequence[Asking], max_tokens: int) -> dict[str, Answered]:
+        """Return the answered questions by their id."""
+        missing = [
+            a.prompt.token_ids
+            for a in askings
+            if self._answers.get(a.prompt.token_ids, max_tokens) is None
+        ]
+        for batch in batches(missing):
+            if time.time() > self._until:
+                break
+            self._model = self._model or BatchedModel()
+            for prompt, text in zip(batch, self._model.answer(batch, max_tokens), strict=True):
+                self._answers.put(prompt, max_tokens, text)
+        found = [(a, self._answers.get(a.prompt.token_ids, max_tokens)) for a in askings]
+        return {a.asked.id: Answered(a, text) for a, text in found if text is not None}
+
+
+def compare(plain: dict[str, Answered], other: dict[str, Answered], *, total: int) -> Any:
+    """Return a setting's figures over the questions answered both ways."""
+    ids = [i for i in plain if i in other]
+    f1 = {i: (plain[i].f1, other[i].f1) for i in ids}
+    report = {"asked": total, **_figures(plain, other, ids, f1)}
+    for name, part_of in (
+        ("by_outcome", lambda i: other[i].asking.outcome),
+        ("by_kind", lambda i: other[i].asking.asked.kind),
+    ):
+        parts: dict[str, list[str]] = {}
+        for i in ids:
+            parts.setdefault(part_of(i), []).append(i)
+        report[name] = {p: _figures(plain, other, part, f1) for p, part in sorted(parts.items())}
+    report["f1"] = {i: [round(v, 4) for v in f1[i]] for i in ids}
+    return report
+
+
+def _figures(
+    plain: dict[str, Answered],
+    other: dict[str, Answered],
+    ids: Sequence[str],
+    f1: dict[str, tuple[float, float]],
+) -> dict[str, Any]:
+    if not ids:
+        return {"answered": 0}
+    differences = [f1[i][1] - f1[i][0] for i in ids]
+    by_question = bootstrap(differences)
+    by_document = bootstrap(differences, [plain[i].asking.asked.document for i in ids])
+    ways = {"plain": plain, "pinned": other}
+    return {
+        "answered": len(ids),
+        "difference": asdict(by_question) | {"verdict": by_question.verdict},
+        "difference_by_document": asdict(by_document) | {"verdict": by_document.verdict},
+        "same_text": float(np.mean([plain[i].text == other[i].text for i in ids])),
+        **{name: _means([way[i] for i in ids]) for name, way in ways.items()},
+    }
+
+
+def _means(rows: Sequence[Answered]) -> dict[str, float]:
+    columns = {
+        "f1": [r.f1 for r in rows],
+        "exact": [is_exact(r.text, r.asking.asked.gold) for r in rows],
+        "recall": [r.asking.has_expected for r in rows],
+        "prompt_tokens": [len(r.asking.prompt) for r in rows],
+        "reusable_tokens": [r.asking.reusable_tokens for r in rows],
+    }
+    return {name: round(float(np.mean(values)), 4) for name, values in columns.items()}
+
+
+def check(model: Any, embedder: Any, askings: Sequence[Answered], max_tokens: int) -> Any:
+    """Answer some prompts by the product, one after the other, with reuse on."""
+    from tempfile import TemporaryDirectory
+
+    same = 0
+    with (
+        TemporaryDirectory() as folder,
+        Engine.open(Path(folder) / "store", model=model, embedder=embedder) as engine,
+    ):
+        for row in askings:
+            done = engine.generate(row.asking.messages, max_tokens=max_tokens)
+            same += done.text == row.text
+    return {"asked": len(askings), "same_text": same}
+
+
+def limited(questions: QuestionSet, limit: int | None, seed: int) -> QuestionSet:
+    """Ask a random sample of each fold; what the plans see stays the same."""
+    if limit is None:
+        return questions
+    random = np.random.default_rng(seed)
+    folds = []
+    for fold in questions.folds:
+        chosen = sorted(random.permutation(len(fold.asked))[:limit])
+        folds.append(Fold(fold.past, tuple(fold.asked[i] for i in chosen)))
+    return replace(questions, folds=tuple(folds))
+
+
+def show(name: str, report: Any) -> None:
+    if not report["answered"]:
+        print(f"{name:34} nothing answered yet")
+        return
+    plain, pinned, difference = report["plain"], report["pinned"], report["difference"]
+    print(
+        f"{name:34}{report['answered']:5} of {report['asked']:<5}"
+        f"F1 {plain['f1']:.3f} -> {pinned['f1']:.3f}  {difference['mean']:+.4f} "
+        f"[{difference['low']:+.4f}, {difference['high']:+.4f}] {difference['verdict']:13}"
+        f"recall {plain['recall']:.2f} -> {pinned['recall']:.2f}  "
+        f"tokens {plain['prompt_tokens']:.0f} -> {pinned['prompt_tokens']:.0f}  "
+        f"same text {report['same_text']:.2f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--settings", nargs="+", help="default: all", metavar="NAME")
+    parser.add_argument("--kinds", nargs="+", help="only questions of these kinds")
+    parser.add_argument("--limit", type=int, help="questions of a fold; default: all")
+    parser.add_argument("--minutes", type=float, default=9.0, help="stop asking after as long")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check", type=int, default=0, help="prompts the product answers too")
+    parser.add_argument("--cache", type=Path, default=Path("/tmp/cache"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/answer_quality.json"))
+    options = parser.parse_args()
+    run = Run(
+        KeptAnswers(options.cache / "answer_quality.jsonl"),
+        until=time.time() + 60 * options.minutes,
+    )
+    embedder = RememberingEmbedder(
+        SentenceBertEmbedder.load("bundled:minilm"), options.cache / "answer_quality_vectors.npz"
+    )
+    model = load_model("bundled:smollm2")
+    chosen = [s for s in SETTINGS if s.name in (options.settings or [s.name]) or s.plan is None]
+    report: dict[str, Any] = {"machine": machine(), "seed": options.seed, "sets": {}}
+    for name in options.sets:
+        questions = SETS[name](options.data, seed=options.seed)
+        questions = limited(of_kinds(questions, options.kinds), options.limit, options.seed)
+        composer = Composer(questions, model, embedder)
+        embedder.save()
+        plain: dict[str, Answered] = {}
+        for setting in chosen:
+            askings = composer.compose(setting)
+            answered = run.answer(askings, questions.max_tokens)
+            if setting.plan is None:
+                plain = answered
+                continue
+            row = compare(plain, answered, total=len(askings))
+            if options.check:
+                some = list(answered.values())[:: max(1, len(answered) // options.check)]
+                row["product"] = check(model, embedder, some, questions.max_tokens)
+            report["sets"].setdefault(name, {})[setting.name] = row
+            show(f"{name}: {setting.name}", row)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def of_kinds(questions: QuestionSet, kinds: Sequence[str] | None) -> QuestionSet:
+    if kinds is None:
+        return questions
+    folds = [Fold(f.past, tuple(a for a in f.asked if a.kind in kinds)) for f in questions.folds]
+    return replace(questions, folds=tuple(folds))
+
+
+if __name__ == "__main__":
+    main()
