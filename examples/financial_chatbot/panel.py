@@ -84,7 +84,7 @@ def finished(answer: Answer, cluster: Cluster | None, latest: list[Asked]) -> st
         _share(usage["reused_tokens"], usage["prompt_tokens"]),
         _cluster(cluster),
         _history(latest),
-        _passages(answer, len(cluster.pins) if cluster else 0),
+        _passages(answer, usage["pinned_passages"]),
         reason=usage["reason"],
     )
 

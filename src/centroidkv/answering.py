@@ -21,6 +21,7 @@ from centroidkv.outcome import classify, layout
 from centroidkv.protocols import CausalModel, RunningSequence
 from centroidkv.question import question_from
 from centroidkv.request import Request, Run, user_text_of, without
+from centroidkv.routing.admission import distance
 from centroidkv.routing.records import RecordRing
 from centroidkv.types import (
     Chunk,
@@ -264,6 +265,10 @@ class Answering:
 def _measured(run: Run, num_tokens: int, decode_s: float) -> Usage:
     """Return the counts and times of a run; outcome and reason are those of reuse off."""
     route = run.record.route if run.record else None
+    cluster = run.record.cluster if run.record else None
+    far = route.distance if route and route.cluster else None
+    if route and cluster is not None and cluster is not route.cluster:
+        far = distance(route.embedding, cluster.centroid)
     return Usage(
         outcome="bypass",
         reason="reuse_off",
@@ -271,8 +276,9 @@ def _measured(run: Run, num_tokens: int, decode_s: float) -> Usage:
         reused_tokens=run.reused,
         completion_tokens=num_tokens,
         dropped_pins=run.dropped_pins,
-        cluster=route.cluster.id if route and route.cluster and route.is_admitted else None,
-        distance=route.distance if route and route.cluster else None,
+        pinned_passages=run.record.num_pins if run.record else 0,
+        cluster=cluster.id if cluster is not None else None,
+        distance=far,
         tier=run.tier,
         embed_s=route.embed_s if route else 0.0,
         route_s=route.route_s if route else 0.0,

@@ -175,6 +175,11 @@ class EngineConfig(_Settings):
     `representative_form` says what a hit takes from the cluster's representative: its stored
     answer, its KV to decode from, or its KV with the new question appended; `max_error` is the
     calibrated bound of wrong answers, None for none.
+
+    `pins_by="found"` lends a question the pins of whichever cluster spares most of what was
+    retrieved, up to the last pin that does; `nearest` always gives all pins of the nearest
+    cluster. `carry_cost` is what a pinned token costs by standing in the prompt, as a part of
+    computing one: higher makes shorter prompts, of which more is computed.
     """
 
     memory_budget_bytes: int = GIB
@@ -194,6 +199,8 @@ class EngineConfig(_Settings):
     reuse: Reuse = "exact"
     representative_form: Literal["answer", "continue", "append"] = "continue"
     max_error: float | None = None
+    pins_by: Literal["found", "nearest"] = "found"
+    carry_cost: float = 0.05
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -239,6 +246,17 @@ class EngineConfig(_Settings):
         _require(
             self.max_error is None or (_is_number(self.max_error) and 0 < self.max_error < 1),
             f"max_error must be a number in (0, 1), or None, not {self.max_error!r}",
+        )
+        self._check_pins()
+
+    def _check_pins(self) -> None:
+        _require(
+            self.pins_by in ("found", "nearest"),
+            f"pins_by must be 'found' or 'nearest', not {self.pins_by!r}",
+        )
+        _require(
+            _is_number(self.carry_cost) and 0 <= self.carry_cost < 1,
+            f"carry_cost must be a number in [0, 1), not {self.carry_cost!r}",
         )
 
     @property

@@ -207,14 +207,15 @@ class Engine:
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model.
 
-        The cluster's pinned passages come first, in canonical order, then those of `found` that
-        are not among them. Nothing found is lost.
+        Pinned passages come first, in canonical order, then those of `found` that are not among
+        them. Nothing found is lost. Of all clusters, the one whose pins spare most of `found`
+        lends them, up to the last one that does (setting `pins_by`).
         """
         return self._retrieving.compose(route, found)
 
-    def pinned(self, route: Route) -> list[Passage]:
-        """Return the passages pinned for a route, in canonical order."""
-        return self._retrieving.pinned(route)
+    def pinned(self, route: Route, found: Sequence[Passage] | None = None) -> list[Passage]:
+        """Return what `compose` puts first; without `found`, all pins of the nearest cluster."""
+        return self._retrieving.pinned(route, found)
 
     @property
     def is_warming(self) -> bool:

@@ -141,22 +141,36 @@ class Learner:
                     self.fill(plan, cluster, answered.prompt, answered.where)
 
     def _cluster_of(self, record: Record) -> Cluster | None:
-        """Return the cluster whose pins this request's prompt began with."""
+        """Return the cluster whose pins, or first pins, this request's prompt began with."""
         plan = self._router.plan
         if plan is None:
             return None
         shown = tuple(p.id for p in record.passages)
-        near = [record.route.cluster] if record.route.is_admitted else plan.clusters[-1:]
-        for cluster in near:
-            if cluster is not None and cluster.pins and shown[: len(cluster.pins)] == cluster.pins:
+        if record.cluster is not None:
+            shown = shown[: record.num_pins]
+            is_its_own = bool(shown) and record.cluster.pins[: len(shown)] == shown
+            return record.cluster if is_its_own else None
+        for cluster in plan.clusters[-1:]:  # the one that this request founded
+            if cluster.pins and shown[: len(cluster.pins)] == cluster.pins:
                 return cluster
         return None
 
     def fill(self, plan: Plan, cluster: Cluster, prompt: Prompt, where: Layout) -> bool:
-        """Point a cluster at its prefix on disk (the paper's `M[j*] <- KV`)."""
+        """Point a cluster at its prefix on disk (the paper's `M[j*] <- KV`).
+
+        A prompt with only the cluster's first pins leaves a longer prefix that is there alone.
+        """
         manifest = self._store.blocks.disk.manifest
         links = chain(self.namespace, prompt.token_ids)
         end = where.pins_end or len(prompt)
+        head = block_id(self.namespace, prompt.token_ids[: where.head])
+        rows = [
+            r
+            for r in manifest.prefixes(plan.id, cluster.id)
+            if (r.namespace, r.head) == (self.namespace, head)
+        ]
+        if any(r.num_tokens > end and manifest.has(r.block) for r in rows):
+            return False
         link = next((x for x in links if x.stop >= end), links[-1])
         last = link.id
         if not manifest.has(last):
@@ -166,7 +180,6 @@ class Learner:
             last = next((b for b, t in covering if t[: len(rest)] == rest), "")
         if not last:
             return False
-        head = block_id(self.namespace, prompt.token_ids[: where.head])
         manifest.set_prefix(PrefixRow(plan.id, cluster.id, self.namespace, head, last, end))
         known = {
             f"{r.namespace[-16:]}/{r.head[:16]}": r.block

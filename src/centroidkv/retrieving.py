@@ -1,16 +1,17 @@
 """The retrieval half of a request: route the question, pin its cluster's passages, note them.
 
-1. route, and start loading the cluster's KV   2. pinned passages first, then what was found
-3. note question, route and passages for the model
+1. route, and start loading the cluster's KV   2. choose the pins by what was found
+3. pinned passages first, then what was found besides   4. note it all for the model
 """
 
 import time
 from collections.abc import Sequence
 
+from centroidkv.choosing import PinChooser, Pinned
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
-from centroidkv.types import Passage, Record, Route
+from centroidkv.types import Cluster, Passage, Record, Route
 from centroidkv.warming import current_warming
 
 __all__ = ["Retrieving"]
@@ -24,42 +25,51 @@ class Retrieving:
         self._router = router
         self._records = records
         self._namespace = namespace
+        self._chooser = PinChooser(store.config)
 
     def route(self, question: str) -> Route:
         """Send a question to its cluster, and start loading the cluster's KV."""
-        run = current_warming()
         route = self._router.route(question)
-        plan = self._router.plan
-        if run is None and route.is_admitted and route.cluster is not None and plan is not None:
-            self._store.prefetcher.begin(self._namespace, plan.id, route.cluster.id)
+        if current_warming() is None and route.is_admitted:
+            self._prefetch(route.cluster)
         return route
+
+    def _prefetch(self, cluster: Cluster | None) -> None:
+        plan = self._router.plan
+        if plan is not None and cluster is not None:
+            self._store.prefetcher.begin(self._namespace, plan.id, cluster.id)
 
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model."""
-        pinned = self.pinned(route)
+        pinned = self._chosen(route, found)
         if current_warming() is not None:
             found = []
+        elif pinned.cluster is not route.cluster:
+            self._prefetch(pinned.cluster)
         # By text, since a retriever that writes scores into the metadata changes every id.
-        first = {p.text for p in pinned}
-        passages = [*pinned, *(p for p in found if p.text not in first)]
+        first = {p.text for p in pinned.passages}
+        passages = [*pinned.passages, *(p for p in found if p.text not in first)]
         self._records.put(
             Record(
                 question=route.question,
                 route=route,
                 passages=tuple(passages),
-                num_pins=len(pinned),
+                num_pins=len(pinned.passages),
                 found=frozenset(p.text for p in found),
                 time_s=time.time(),
+                cluster=pinned.cluster,
             )
         )
         return passages
 
-    def pinned(self, route: Route) -> list[Passage]:
-        """Return the passages pinned for a route, in canonical order."""
+    def pinned(self, route: Route, found: Sequence[Passage] | None = None) -> list[Passage]:
+        """Return what `compose` puts first; without `found`, all pins of the nearest cluster."""
+        return self._chosen(route, found).passages
+
+    def _chosen(self, route: Route, found: Sequence[Passage] | None) -> Pinned:
         run, plan = current_warming(), self._router.plan
         if run is not None:
-            return run.pinned
-        if self._store.config.reuse == "representative":
-            return []  # the paper's system pins nothing
-        is_admitted = route.is_admitted and route.cluster is not None
-        return plan.pinned(route.cluster) if is_admitted and plan and route.cluster else []
+            return Pinned(run.cluster, run.pinned)
+        if found is None:
+            return self._chooser.nearest(plan, route)
+        return self._chooser.choose(plan, route, found)

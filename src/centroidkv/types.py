@@ -150,7 +150,8 @@ class Record:
     """What the retriever wrapper tells the model: question, route, passages, time.
 
     `num_pins` of the passages, the first ones, are pinned; `found` are the texts that the base
-    retriever returned.
+    retriever returned. `cluster` is the one whose leading pins these are: not always the nearest
+    one, which stands in `route`.
     """
 
     question: str
@@ -159,6 +160,7 @@ class Record:
     num_pins: int
     found: frozenset[str]
     time_s: float
+    cluster: Cluster | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,7 @@ class Usage:
     reused_tokens: int
     completion_tokens: int
     stored_tokens: int = 0
+    pinned_passages: int = 0
     dropped_pins: int = 0
     cluster: int | None = None
     distance: float | None = None

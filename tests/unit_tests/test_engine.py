@@ -135,7 +135,7 @@ def test_whole_pins_are_dropped_when_the_prompt_is_too_long(
     from centroidkv.models.loading import wrap_model
 
     small = wrap_model(make_llama(positions=450), make_tokenizer())
-    engine = open_engine(model=small)
+    engine = open_engine(model=small, pins_by="nearest")
     engine.build(questions=QUESTIONS, retriever=search, num_clusters=1, max_pins=3, pca_dim=8)
     done = ask(engine, "please block my lost card")
     assert done.usage.dropped_pins == 2

@@ -39,8 +39,9 @@ class CentroidKVPostprocessor(BaseNodePostprocessor):
         found: dict[str, NodeWithScore] = {}
         for node in nodes:
             found.setdefault(as_passage(node).text, node)
-        passages = self.engine.compose(route, [as_passage(n) for n in found.values()])
-        pins = {p.text for p in self.engine.pinned(route)}
+        known = [as_passage(n) for n in found.values()]
+        passages = self.engine.compose(route, known)
+        pins = {p.text for p in self.engine.pinned(route, known)}
         best = max((n.score for n in nodes if n.score is not None), default=1.0)
         composed = [
             _scored(found.get(p.text) or as_node(p), best) if p.text in pins else found[p.text]

@@ -1,6 +1,7 @@
 """The adapters inside LlamaIndex's own flows, on a random model."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -95,7 +96,12 @@ async def test_an_async_query_engine_is_warmed(engine: Engine) -> None:
 # postprocessors behind ours
 
 
-def test_a_cutoff_behind_ours_keeps_the_pins_that_were_not_found(warm: Engine) -> None:
+def test_a_cutoff_behind_ours_keeps_the_pins_that_were_not_found(
+    open_engine: Callable[..., Engine],
+) -> None:
+    warm = open_engine(pins_by="nearest")
+    build_and_warm(warm, query_engine(warm).query)
+
     class Others(WordRetriever):
         """An index that the card's passage is missing from."""
 

@@ -1,5 +1,6 @@
 """The LlamaIndex adapters in query and chat engines, on a random model."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -48,6 +49,10 @@ def query_engine(engine: Engine, mode: str = "compact", **options: Any) -> Retri
 
 @pytest.fixture
 def warm(engine: Engine) -> Engine:
+    return warmed(engine)
+
+
+def warmed(engine: Engine) -> Engine:
     engine.build(
         questions=QUESTIONS, retriever=WordRetriever(), num_clusters=3, max_pins=1, pca_dim=8
     )
@@ -137,8 +142,9 @@ def test_the_question_comes_from_query_str_wherever_it_stands(engine: Engine) ->
     assert given == partial
 
 
-def test_pins_come_first_with_the_highest_score(warm: Engine) -> None:
-    pinning = CentroidKVPostprocessor(engine=warm)
+def test_pins_come_first_with_the_highest_score(open_engine: Callable[..., Engine]) -> None:
+    engine = warmed(open_engine(pins_by="nearest"))
+    pinning = CentroidKVPostprocessor(engine=engine)
     question = "please block my lost card"
     found = WordRetriever(k=3).retrieve(question)[1:]
     nodes = pinning.postprocess_nodes(found, query_str=question)
@@ -149,8 +155,9 @@ def test_pins_come_first_with_the_highest_score(warm: Engine) -> None:
     assert nodes[0] in kept
 
 
-def test_base_first_keeps_what_was_retrieved_in_front(warm: Engine) -> None:
-    pinning = CentroidKVPostprocessor(engine=warm, order="base_first")
+def test_base_first_keeps_what_was_retrieved_in_front(open_engine: Callable[..., Engine]) -> None:
+    engine = warmed(open_engine(pins_by="nearest"))
+    pinning = CentroidKVPostprocessor(engine=engine, order="base_first")
     question = "please block my lost card"
     found = WordRetriever(k=3).retrieve(question)[1:]
     nodes = pinning.postprocess_nodes(found, query_str=question)

@@ -1,0 +1,104 @@
+"""Which clusters pin a passage, and which of their pins serve a retrieval best.
+
+Owns an inverted index over the clusters of one plan. Knows neither tokens nor KV: passages are
+texts, and a text costs what it is long.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from centroidkv.routing.admission import distance
+from centroidkv.types import Cluster, FloatArray, Passage
+
+__all__ = ["Choice", "PinIndex"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A cluster and how many of its pins, the first ones, go into the prompt."""
+
+    cluster: Cluster
+    num_pins: int
+
+
+class PinIndex:
+    """An inverted index from a text to the pin lists that hold it. For one thread at a time.
+
+    A list that several clusters share is held once.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, ...], int] = {}
+        self._clusters: list[list[Cluster]] = []
+        # Per text: list, position in it, length up to there, own length.
+        self._holding: dict[str, list[tuple[int, int, int, int]]] = {}
+        self._arrays: dict[str, NDArray[np.int64]] = {}
+
+    def put(self, clusters: Iterable[Cluster], passages: Mapping[str, Passage]) -> None:
+        """Add clusters, whose pins are among `passages`, by id."""
+        for cluster in clusters:
+            texts = tuple(passages[p].text for p in cluster.pins if p in passages)
+            if texts not in self._numbers:
+                self._numbers[texts] = len(self._clusters)
+                self._clusters.append([])
+                self._note(self._numbers[texts], texts)
+            self._clusters[self._numbers[texts]].append(cluster)
+
+    def _note(self, number: int, texts: Sequence[str]) -> None:
+        end, known = 0, set()
+        for position, text in enumerate(texts, start=1):
+            end += len(text)
+            if text not in known:
+                known.add(text)
+                self._holding.setdefault(text, []).append((number, position, end, len(text)))
+                self._arrays.pop(text, None)
+
+    def best(
+        self, found: Iterable[str], vector: FloatArray, *, carry_cost: float, first: Cluster
+    ) -> Choice | None:
+        """Return the leading pins with which `found` costs least, None if no pins spare anything.
+
+        The cost is the length of what no pin covers, to be computed, plus `carry_cost` times the
+        length of the pins, which are read from the store but stand in the prompt.
+
+        Args:
+            found: Texts of a retrieval.
+            vector: The question's embedding, [dim]; of equals the nearest cluster is taken.
+            carry_cost: Cost of a pinned character as a part of that of a computed one, in [0, 1).
+            first: The cluster to take if it is among equals.
+        """
+        held = [self._held(t) for t in set(found) if t in self._holding]
+        if not held:
+            return None
+        numbers, positions, ends, spared = _in_order(np.concatenate(held))
+        costs = carry_cost * ends - spared
+        if costs.min() >= 0:
+            return None
+        equal = np.flatnonzero(costs == costs.min())
+        rows = [(c, int(positions[i])) for i in equal for c in self._clusters[numbers[i]]]
+        return Choice(*min(rows, key=lambda row: _preference(row, vector, first)))
+
+    def _held(self, text: str) -> NDArray[np.int64]:
+        if text not in self._arrays:
+            self._arrays[text] = np.array(self._holding[text], np.int64)
+        return self._arrays[text]
+
+
+def _in_order(events: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """Sort (list, position, end, length) and sum the lengths within each list up to each row."""
+    events = events[np.lexsort((events[:, 1], events[:, 0]))]
+    numbers, positions, ends, lengths = events.T
+    total = lengths.cumsum()
+    begins = np.flatnonzero(np.diff(numbers, prepend=-1))
+    before = np.repeat((total - lengths)[begins], np.diff(np.append(begins, len(numbers))))
+    return numbers, positions, ends, total - before
+
+
+def _preference(
+    row: tuple[Cluster, int], vector: FloatArray, first: Cluster
+) -> tuple[bool, float, int, int]:
+    cluster, num_pins = row
+    return cluster.id != first.id, distance(vector, cluster.centroid), cluster.id, num_pins
