@@ -13,11 +13,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from machine import machine
-from quality_answers import BatchedModel, KeptAnswers, batches
+from quality_answers import KeptAnswers, Piece, answer, batches
 from quality_prompts import Asking, Composer, RememberingEmbedder, Setting
 from quality_scores import bootstrap, is_exact, token_f1
 from quality_sets import SETS, Fold, QuestionSet
@@ -26,10 +27,11 @@ from centroidkv import Engine
 from centroidkv.models.loading import load_model
 from centroidkv.routing.embedder import SentenceBertEmbedder
 
+PLAIN = Setting("plain", None, {})
 SETTINGS = (
-    Setting("plain", None, {}),
     Setting("pinned", {}, {}),
-    Setting("pinned, 4 at most", {"max_pins": 4}, {}),
+    Setting("nearest", {}, {"pins_by": "nearest"}),
+    Setting("short", {}, {"carry_cost": 0.3}),
 )
 
 
@@ -45,29 +47,26 @@ class Answered:
         return token_f1(self.text, self.asking.asked.gold)
 
 
-class Run:
-    """Answers the prompts of all settings, as far as the time goes."""
+def pieces(plain: Sequence[Asking], other: Sequence[Asking]) -> list[Piece]:
+    """Cut questions into batches to be asked both ways, in a random order.
 
-    def __init__(self, answers: KeptAnswers, *, until: float) -> None:
-        self._answers = answers
-        self._until = until
-        self._model: BatchedModel | None = None
+    Wherever a run stops, what is answered both ways is a sample of whole batches.
+    """
+    first = {a.asked.id: a.prompt.token_ids for a in plain}
+    asked: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for asking in other:
+        asked.setdefault(asking.prompt.token_ids, []).append(first[asking.asked.id])
+    row = batches(list(asked))
+    order = np.random.default_rng(0).permutation(len(row))
+    return [(row[i], [p for prompt in row[i] for p in asked[prompt]]) for i in order]
 
-    def answer(self, askings: Sequence[Asking], max_tokens: int) -> dict[str, Answered]:
-        """Return the answered questions by their id."""
-        missing = [
-            a.prompt.token_ids
-            for a in askings
-            if self._answers.get(a.prompt.token_ids, max_tokens) is None
-        ]
-        for batch in batches(missing):
-            if time.time() > self._until:
-                break
-            self._model = self._model or BatchedModel()
-            for prompt, text in zip(batch, self._model.answer(batch, max_tokens), strict=True):
-                self._answers.put(prompt, max_tokens, text)
-        found = [(a, self._answers.get(a.prompt.token_ids, max_tokens)) for a in askings]
-        return {a.asked.id: Answered(a, text) for a, text in found if text is not None}
+
+def answered(
+    answers: KeptAnswers, askings: Sequence[Asking], max_tokens: int
+) -> dict[str, Answered]:
+    """Return the answered questions by their id."""
+    found = [(a, answers.get(a.prompt.token_ids, max_tokens)) for a in askings]
+    return {a.asked.id: Answered(a, text) for a, text in found if text is not None}
 
 
 def compare(plain: dict[str, Answered], other: dict[str, Answered], *, total: int) -> Any:
@@ -121,8 +120,6 @@ def _means(rows: Sequence[Answered]) -> dict[str, float]:
 
 def check(model: Any, embedder: Any, askings: Sequence[Answered], max_tokens: int) -> Any:
     """Answer some prompts by the product, one after the other, with reuse on."""
-    from tempfile import TemporaryDirectory
-
     same = 0
     with (
         TemporaryDirectory() as folder,
@@ -165,40 +162,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--settings", nargs="+", help="default: all", metavar="NAME")
+    names = [s.name for s in SETTINGS]
+    parser.add_argument("--settings", nargs="+", default=names, choices=names)
     parser.add_argument("--kinds", nargs="+", help="only questions of these kinds")
     parser.add_argument("--limit", type=int, help="questions of a fold; default: all")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop asking after as long")
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check", type=int, default=0, help="prompts the product answers too")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/cache"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/answer_quality.json"))
     options = parser.parse_args()
-    run = Run(
-        KeptAnswers(options.cache / "answer_quality.jsonl"),
-        until=time.time() + 60 * options.minutes,
-    )
+    kept = options.cache / "answer_quality.jsonl"
+    until = time.time() + 60 * options.minutes
     embedder = RememberingEmbedder(
         SentenceBertEmbedder.load("bundled:minilm"), options.cache / "answer_quality_vectors.npz"
     )
     model = load_model("bundled:smollm2")
-    chosen = [s for s in SETTINGS if s.name in (options.settings or [s.name]) or s.plan is None]
     report: dict[str, Any] = {"machine": machine(), "seed": options.seed, "sets": {}}
     for name in options.sets:
         questions = SETS[name](options.data, seed=options.seed)
         questions = limited(of_kinds(questions, options.kinds), options.limit, options.seed)
         composer = Composer(questions, model, embedder)
         embedder.save()
-        plain: dict[str, Answered] = {}
-        for setting in chosen:
+        plain = composer.compose(PLAIN)
+        for setting in (s for s in SETTINGS if s.name in options.settings):
             askings = composer.compose(setting)
-            answered = run.answer(askings, questions.max_tokens)
-            if setting.plan is None:
-                plain = answered
-                continue
-            row = compare(plain, answered, total=len(askings))
+            todo = pieces(plain, askings)
+            answer(todo, kept, questions.max_tokens, until=until, processes=options.processes)
+            answers = KeptAnswers(kept)
+            before, after = (answered(answers, a, questions.max_tokens) for a in (plain, askings))
+            row = compare(before, after, total=len(askings))
             if options.check:
-                some = list(answered.values())[:: max(1, len(answered) // options.check)]
+                some = [after[i] for i in list(after)[:: max(1, len(after) // options.check)]]
                 row["product"] = check(model, embedder, some, questions.max_tokens)
             report["sets"].setdefault(name, {})[setting.name] = row
             show(f"{name}: {setting.name}", row)

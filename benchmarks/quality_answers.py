@@ -1,16 +1,18 @@
 """Greedy answers to many prompts, several at once, kept so that a run can be cut into pieces.
 
 Knows token ids and a transformers model alone. The product answers one prompt at a time; here
-those that begin alike share one prefill and are decoded together, which gives the same tokens but
-for ties and takes half the time. `answer_quality.py --check` compares the two.
+the next one takes over the KV of what it shares with the last, and twelve are decoded together,
+which gives the same tokens but for ties and takes half the time. `answer_quality.py --check`
+compares the two.
 """
 
 import hashlib
 import json
+import multiprocessing
+import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
@@ -19,6 +21,9 @@ from centroidkv.models.bundled import bundled_folder
 from centroidkv.types import common_prefix
 
 TOGETHER = 12
+
+# Prompts to be answered before the next piece is begun: under one setting, and plain.
+Piece: TypeAlias = tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]
 
 
 class KeptAnswers:
@@ -48,24 +53,9 @@ def _key(prompt: Sequence[int], max_tokens: int) -> str:
 
 
 def batches(prompts: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """Put prompts together that begin alike, at most `TOGETHER` of them.
-
-    Sorted, neighbours share most; a batch ends where the next prompt would more than halve what
-    all of it share, unless that is little anyway.
-    """
+    """Sort prompts, so that those that begin alike follow each other, and cut the row."""
     ordered = sorted(set(prompts))
-    found: list[list[tuple[int, ...]]] = [[p] for p in ordered[:1]]
-    shared = len(ordered[0]) if ordered else 0
-    for before, prompt in pairwise(ordered):
-        with_it = min(shared, common_prefix(before, prompt))
-        is_alike = with_it * 2 >= shared or (shared < 128 and len(found[-1]) > 1)
-        if len(found[-1]) < TOGETHER and (is_alike or len(found[-1]) == 1):
-            found[-1].append(prompt)
-            shared = with_it
-        else:
-            found.append([prompt])
-            shared = len(prompt)
-    return found
+    return [ordered[i : i + TOGETHER] for i in range(0, len(ordered), TOGETHER)]
 
 
 class BatchedModel:
@@ -75,46 +65,95 @@ class BatchedModel:
         folder = bundled_folder("bundled:smollm2")
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._last: tuple[tuple[int, ...], DynamicCache] = ((), self._empty())
+
+    def _empty(self) -> DynamicCache:
+        return DynamicCache(config=self._model.config)
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> list[str]:
         """Return one answer per prompt, cut at its end of sequence or at `max_tokens`."""
-        shared = min(common_prefix(prompts[0], p) for p in prompts)
-        shared = min(shared, min(map(len, prompts)) - 1)
-        cache = self._prefix(prompts[0][:shared], len(prompts))
-        tails = [p[shared:] for p in prompts]
-        width = max(map(len, tails))
-        ids = torch.tensor([[0] * (width - len(t)) + list(t) for t in tails])
-        seen = torch.tensor([[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in tails])
+        prefilled = [self._prefill(p) for p in prompts]
+        cache = self._together([cache for cache, _ in prefilled])
+        ids = torch.stack([logits.argmax(-1, keepdim=True) for _, logits in prefilled])
+        width = max(map(len, prompts))
+        seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
         said: list[list[int]] = [[] for _ in prompts]
         is_done = [False] * len(prompts)
-        while not all(is_done):
-            places = (seen.cumsum(1) - 1)[:, -ids.shape[1] :].clamp(min=0)
-            out: Any = self._model(
-                input_ids=ids,
-                attention_mask=seen,
-                position_ids=places,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            ids = out.logits[:, -1].argmax(-1, keepdim=True)
-            seen = torch.cat([seen, torch.ones_like(ids)], 1)
+        while True:
             for i, token in enumerate(ids[:, 0].tolist()):
                 is_done[i] = is_done[i] or token == self._tokenizer.eos_token_id
                 if not is_done[i]:
                     said[i].append(token)
                     is_done[i] = len(said[i]) == max_tokens
+            if all(is_done):
+                break
+            places = seen.sum(1, keepdim=True)
+            seen = torch.cat([seen, torch.ones_like(ids)], 1)
+            ids = self._forward(ids, cache, attention_mask=seen, position_ids=places).argmax(-1)
         return self._tokenizer.batch_decode(said, skip_special_tokens=True)
 
-    def _prefix(self, shared: tuple[int, ...], times: int) -> DynamicCache:
-        cache = DynamicCache(config=self._model.config)
+    def _forward(self, ids: torch.Tensor, cache: DynamicCache, **more: Any) -> torch.Tensor:
+        """Run tokens behind a cache, which grows; return the last logits, [prompts, 1, words]."""
+        out: Any = self._model(
+            input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **more
+        )
+        return out.logits
+
+    def _prefill(self, prompt: tuple[int, ...]) -> tuple[DynamicCache, torch.Tensor]:
+        """Return the KV of a prompt and its last logits; what the one before shares is taken."""
+        before, known = self._last
+        shared = min(common_prefix(before, prompt), len(prompt) - 1)
+        cache = self._empty()
         if shared:
-            self._model(
-                input_ids=torch.tensor([shared]),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache.batch_repeat_interleave(times)
-        return cache
+            for number, layer in enumerate(known.layers):
+                cache.update(layer.keys[:, :, :shared], layer.values[:, :, :shared], number)
+        logits = self._forward(torch.tensor([prompt[shared:]]), cache)
+        self._last = prompt, cache
+        return cache, logits[0, -1]
+
+    def _together(self, caches: Sequence[DynamicCache]) -> DynamicCache:
+        """Put the KV of several prompts into one cache, padded on the left."""
+        width = max(c.get_seq_length() for c in caches)
+        merged = self._empty()
+        for number in range(len(caches[0].layers)):
+            keys = [_padded(c.layers[number].keys, width) for c in caches]
+            values = [_padded(c.layers[number].values, width) for c in caches]
+            merged.update(torch.cat(keys), torch.cat(values), number)
+        return merged
+
+
+def _padded(states: Any, width: int) -> torch.Tensor:
+    return torch.nn.functional.pad(states, (0, 0, width - states.shape[2], 0))
+
+
+def answer(
+    pieces: Sequence[Piece], path: Path, max_tokens: int, *, until: float, processes: int
+) -> None:
+    """Answer pieces one after the other until the time, in processes of one thread each.
+
+    On a busy machine two threads of one process wait for each other; two processes do not.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    parts = [pieces[i::processes] for i in range(processes)]
+    working = [spawn.Process(target=_work, args=(p, path, max_tokens, until)) for p in parts if p]
+    for process in working:
+        process.start()
+    for process in working:
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"a process that answers ended with {process.exitcode}")
+
+
+def _work(pieces: Sequence[Piece], path: Path, max_tokens: int, until: float) -> None:
+    torch.set_num_threads(1)
+    answers = KeptAnswers(path)
+    model: BatchedModel | None = None
+    for prompts in (prompts for piece in pieces for prompts in piece):
+        missing = [p for p in prompts if answers.get(p, max_tokens) is None]
+        for batch in batches(missing):
+            if time.time() > until:
+                return
+            model = model or BatchedModel()
+            for prompt, text in zip(batch, model.answer(batch, max_tokens), strict=True):
+                answers.put(prompt, max_tokens, text)

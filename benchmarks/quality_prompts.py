@@ -123,8 +123,7 @@ class Composer:
         if setting.plan is not None:
             route = engine.route(asked.question)
             passages = engine.compose(route, found)
-            pinned = {p.text for p in engine.pinned(route)}
-            num_pins = sum(p.text in pinned for p in passages)
+            num_pins = len(engine.pinned(route, found))
             texts = frozenset(p.text for p in found)
             record = Record(asked.question, route, tuple(passages), num_pins, texts, time.time())
         if setting.arrange is not None:

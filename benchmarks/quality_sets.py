@@ -17,9 +17,9 @@ import numpy as np
 from centroidkv import Passage
 
 # A passage closes once it holds as many words; a longer paragraph is cut at its sentences' ends.
-PASSAGE_WORDS, LONGEST_WORDS = 50, 120
-TABLE_WORDS = 80
-CFPB_WORDS = 110
+PASSAGE_WORDS, LONGEST_WORDS = 25, 80
+TABLE_WORDS = 50
+CFPB_WORDS = 80
 CFPB_ASKED, BANKING_PAST = 250, 1000
 GOLD_WORDS = 30
 
