@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,13 +19,11 @@ from typing import Any
 import numpy as np
 from machine import machine
 from quality_answers import KeptAnswers, Piece, answer, batches
-from quality_prompts import Asking, Composer, RememberingEmbedder, Setting
+from quality_prompts import Asking, Composer, Setting, rendered
 from quality_scores import bootstrap, is_exact, token_f1
-from quality_sets import SETS, Fold, QuestionSet
+from quality_sets import SETS
 
 from centroidkv import Engine
-from centroidkv.models.loading import load_model
-from centroidkv.routing.embedder import SentenceBertEmbedder
 
 PLAIN = Setting("plain", None, {})
 SETTINGS = (
@@ -52,10 +50,10 @@ def pieces(plain: Sequence[Asking], other: Sequence[Asking]) -> list[Piece]:
 
     Wherever a run stops, what is answered both ways is a sample of whole batches.
     """
-    first = {a.asked.id: a.prompt.token_ids for a in plain}
+    first = {a.asked.id: a.prompt for a in plain}
     asked: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for asking in other:
-        asked.setdefault(asking.prompt.token_ids, []).append(first[asking.asked.id])
+        asked.setdefault(asking.prompt, []).append(first[asking.asked.id])
     row = batches(list(asked))
     order = np.random.default_rng(0).permutation(len(row))
     return [(row[i], [p for prompt in row[i] for p in asked[prompt]]) for i in order]
@@ -65,7 +63,7 @@ def answered(
     answers: KeptAnswers, askings: Sequence[Asking], max_tokens: int
 ) -> dict[str, Answered]:
     """Return the answered questions by their id."""
-    found = [(a, answers.get(a.prompt.token_ids, max_tokens)) for a in askings]
+    found = [(a, answers.get(a.prompt, max_tokens)) for a in askings]
     return {a.asked.id: Answered(a, text) for a, text in found if text is not None}
 
 
@@ -118,29 +116,20 @@ def _means(rows: Sequence[Answered]) -> dict[str, float]:
     return {name: round(float(np.mean(values)), 4) for name, values in columns.items()}
 
 
-def check(model: Any, embedder: Any, askings: Sequence[Answered], max_tokens: int) -> Any:
+def check(rows: Sequence[Answered], max_tokens: int) -> dict[str, int]:
     """Answer some prompts by the product, one after the other, with reuse on."""
     same = 0
-    with (
-        TemporaryDirectory() as folder,
-        Engine.open(Path(folder) / "store", model=model, embedder=embedder) as engine,
-    ):
-        for row in askings:
-            done = engine.generate(row.asking.messages, max_tokens=max_tokens)
-            same += done.text == row.text
-    return {"asked": len(askings), "same_text": same}
+    with TemporaryDirectory() as folder, Engine.open(Path(folder) / "store") as engine:
+        for row in rows:
+            messages = rendered(row.asking.system, row.asking.user)
+            same += engine.generate(messages, max_tokens=max_tokens).text == row.text
+    return {"asked": len(rows), "same_text": same}
 
 
-def limited(questions: QuestionSet, limit: int | None, seed: int) -> QuestionSet:
-    """Ask a random sample of each fold; what the plans see stays the same."""
-    if limit is None:
-        return questions
-    random = np.random.default_rng(seed)
-    folds = []
-    for fold in questions.folds:
-        chosen = sorted(random.permutation(len(fold.asked))[:limit])
-        folds.append(Fold(fold.past, tuple(fold.asked[i] for i in chosen)))
-    return replace(questions, folds=tuple(folds))
+def chosen(askings: Sequence[Asking], kinds: Sequence[str] | None, limit: int | None) -> list[int]:
+    """Return the places of the questions to ask: of some kinds, and a random sample of them."""
+    places = [i for i, a in enumerate(askings) if kinds is None or a.asked.kind in kinds]
+    return sorted(np.random.default_rng(0).permutation(places)[:limit].tolist())
 
 
 def show(name: str, report: Any) -> None:
@@ -165,7 +154,8 @@ def main() -> None:
     names = [s.name for s in SETTINGS]
     parser.add_argument("--settings", nargs="+", default=names, choices=names)
     parser.add_argument("--kinds", nargs="+", help="only questions of these kinds")
-    parser.add_argument("--limit", type=int, help="questions of a fold; default: all")
+    parser.add_argument("--size", type=int, help="documents of a set; default: all")
+    parser.add_argument("--limit", type=int, help="questions of a set; default: all")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop asking after as long")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--seed", type=int, default=0)
@@ -175,38 +165,28 @@ def main() -> None:
     options = parser.parse_args()
     kept = options.cache / "answer_quality.jsonl"
     until = time.time() + 60 * options.minutes
-    embedder = RememberingEmbedder(
-        SentenceBertEmbedder.load("bundled:minilm"), options.cache / "answer_quality_vectors.npz"
-    )
-    model = load_model("bundled:smollm2")
     report: dict[str, Any] = {"machine": machine(), "seed": options.seed, "sets": {}}
     for name in options.sets:
-        questions = SETS[name](options.data, seed=options.seed)
-        questions = limited(of_kinds(questions, options.kinds), options.limit, options.seed)
-        composer = Composer(questions, model, embedder)
-        embedder.save()
-        plain = composer.compose(PLAIN)
+        questions = SETS[name](options.data, seed=options.seed, size=options.size)
+        composer = Composer(questions, options.cache)
+        every = composer.compose(PLAIN)
+        places = chosen(every, options.kinds, options.limit)
+        plain = [every[i] for i in places]
         for setting in (s for s in SETTINGS if s.name in options.settings):
-            askings = composer.compose(setting)
-            todo = pieces(plain, askings)
+            every = composer.compose(setting)
+            pinned = [every[i] for i in places]
+            todo = pieces(plain, pinned)
             answer(todo, kept, questions.max_tokens, until=until, processes=options.processes)
             answers = KeptAnswers(kept)
-            before, after = (answered(answers, a, questions.max_tokens) for a in (plain, askings))
-            row = compare(before, after, total=len(askings))
+            before, after = (answered(answers, a, questions.max_tokens) for a in (plain, pinned))
+            row = compare(before, after, total=len(pinned))
             if options.check:
                 some = [after[i] for i in list(after)[:: max(1, len(after) // options.check)]]
-                row["product"] = check(model, embedder, some, questions.max_tokens)
+                row["product"] = check(some, questions.max_tokens)
             report["sets"].setdefault(name, {})[setting.name] = row
             show(f"{name}: {setting.name}", row)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def of_kinds(questions: QuestionSet, kinds: Sequence[str] | None) -> QuestionSet:
-    if kinds is None:
-        return questions
-    folds = [Fold(f.past, tuple(a for a in f.asked if a.kind in kinds)) for f in questions.folds]
-    return replace(questions, folds=tuple(folds))
 
 
 if __name__ == "__main__":

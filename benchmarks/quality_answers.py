@@ -37,6 +37,9 @@ class KeptAnswers:
                 row = json.loads(line)
                 self._known[row["key"]] = row["text"]
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def get(self, prompt: Sequence[int], max_tokens: int) -> str | None:
         return self._known.get(_key(prompt, max_tokens))
 
@@ -134,19 +137,23 @@ def answer(
 
     On a busy machine two threads of one process wait for each other; two processes do not.
     """
-    spawn = multiprocessing.get_context("spawn")
     parts = [pieces[i::processes] for i in range(processes)]
-    working = [spawn.Process(target=_work, args=(p, path, max_tokens, until)) for p in parts if p]
+    if processes == 1:
+        return _work(parts[0], path, max_tokens, until)
+    spawn = multiprocessing.get_context("spawn")
+    working = [spawn.Process(target=_work, args=(p, path, max_tokens, until)) for p in parts]
     for process in working:
         process.start()
     for process in working:
         process.join()
         if process.exitcode:
             raise RuntimeError(f"a process that answers ended with {process.exitcode}")
+    return None
 
 
 def _work(pieces: Sequence[Piece], path: Path, max_tokens: int, until: float) -> None:
-    torch.set_num_threads(1)
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)
     answers = KeptAnswers(path)
     model: BatchedModel | None = None
     for prompts in (prompts for piece in pieces for prompts in piece):

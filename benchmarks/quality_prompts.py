@@ -5,10 +5,12 @@ answers.
 """
 
 import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,11 +18,14 @@ from typing import Any
 import numpy as np
 from quality_sets import Asked, Fold, QuestionSet
 
-from centroidkv import Engine, Message, Passage
+import centroidkv
+from centroidkv import Engine, Message
 from centroidkv.knowledge import KnowledgeBase
+from centroidkv.models.loading import load_model
 from centroidkv.outcome import classify, layout
 from centroidkv.protocols import CausalModel, Embedder
-from centroidkv.types import FloatArray, Outcome, Prompt, Record
+from centroidkv.routing.embedder import SentenceBertEmbedder
+from centroidkv.types import FloatArray, Outcome, Record
 
 TOP = 4
 
@@ -56,15 +61,11 @@ class RememberingEmbedder:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A way to make the prompt: `plan` are the build's settings, None for no pins at all.
-
-    `arrange` orders the composed passages anew; it is given these and those found.
-    """
+    """A way to make the prompt: `plan` are the build's settings, None for no pins at all."""
 
     name: str
     plan: dict[str, Any] | None
     engine: dict[str, Any]
-    arrange: Callable[[list[Passage], list[Passage]], list[Passage]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,30 +76,59 @@ class Asking:
     """
 
     asked: Asked
-    prompt: Prompt
-    messages: tuple[Message, ...]
+    system: str
+    user: str
+    prompt: tuple[int, ...]
     outcome: Outcome
     reusable_tokens: int
     has_expected: bool
 
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Asking":
+        """Return what `asdict` took apart."""
+        asked = Asked(**{**row["asked"], "expected": tuple(row["asked"]["expected"])})
+        return cls(**{**row, "asked": asked, "prompt": tuple(row["prompt"])})
+
 
 class Composer:
-    """Composes the prompts of one question set."""
+    """Composes the prompts of one question set, and keeps them for the next run.
 
-    def __init__(self, questions: QuestionSet, model: CausalModel, embedder: Embedder) -> None:
+    What is kept is found again for the same data, setting and sources of the package alone.
+    """
+
+    def __init__(self, questions: QuestionSet, folder: Path) -> None:
         self._questions = questions
-        self._model = model
-        self._embedder = embedder
-        self._base = KnowledgeBase(questions.passages, embedder)
-        embedder.embed([a.question for fold in questions.folds for a in fold.asked])
+        self._folder = folder
 
-    def compose(self, setting: Setting, *, limit: int | None = None) -> list[Asking]:
-        """Compose the prompts of a setting, of the first `limit` questions of each fold."""
-        done: list[Asking] = []
-        for fold in self._questions.folds:
-            with self._engine(setting, fold) as engine:
-                done += [self._asking(engine, setting, a) for a in fold.asked[:limit]]
-        return done
+    def compose(self, setting: Setting) -> list[Asking]:
+        """Return one prompt per question, in the order of the folds."""
+        named = f"{self._questions.name} {setting} {sources()} {self._questions.passages}"
+        path = self._folder / f"answer_quality_{hashlib.sha256(named.encode()).hexdigest()}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = [asdict(a) for fold in self._questions.folds for a in self._fold(setting, fold)]
+            path.write_text(json.dumps(rows), encoding="utf-8")
+        return [Asking.of(row) for row in json.loads(path.read_text("utf-8"))]
+
+    @cached_property
+    def _model(self) -> CausalModel:
+        return load_model("bundled:smollm2")
+
+    @cached_property
+    def _embedder(self) -> RememberingEmbedder:
+        path = self._folder / "answer_quality_vectors.npz"
+        return RememberingEmbedder(SentenceBertEmbedder.load("bundled:minilm"), path)
+
+    @cached_property
+    def _base(self) -> KnowledgeBase:
+        base = KnowledgeBase(self._questions.passages, self._embedder)
+        self._embedder.embed([a.question for fold in self._questions.folds for a in fold.asked])
+        self._embedder.save()
+        return base
+
+    def _fold(self, setting: Setting, fold: Fold) -> list[Asking]:
+        with self._engine(setting, fold) as engine:
+            return [self._asking(engine, setting, asked) for asked in fold.asked]
 
     @contextmanager
     def _engine(self, setting: Setting, fold: Fold) -> Iterator[Engine]:
@@ -126,20 +156,23 @@ class Composer:
             num_pins = len(engine.pinned(route, found))
             texts = frozenset(p.text for p in found)
             record = Record(asked.question, route, tuple(passages), num_pins, texts, time.time())
-        if setting.arrange is not None:
-            passages = setting.arrange(passages, found)
-        messages = self._render(passages, asked.question)
-        prompt = self._model.encode(messages)
-        where = layout(prompt, record, question=asked.question, user_text=messages[-1].content)
+        context = "\n\n".join(p.text for p in passages)
+        user = f"Context:\n{context}\n\nQuestion: {asked.question}"
+        system = self._questions.system
+        prompt = self._model.encode(rendered(system, user))
+        where = layout(prompt, record, question=asked.question, user_text=user)
         reusable = where.pins_end or where.head
         outcome, _ = classify(prompt, where, record, reused=reusable, miss="not_admitted")
         has_expected = any(p.text in asked.expected for p in passages)
-        return Asking(asked, prompt, messages, outcome, reusable, has_expected)
+        return Asking(asked, system, user, prompt.token_ids, outcome, reusable, has_expected)
 
-    def _render(self, passages: Sequence[Passage], question: str) -> tuple[Message, ...]:
-        """Render the command line's prompt, with the system text of the set."""
-        context = "\n\n".join(p.text for p in passages)
-        return (
-            Message("system", self._questions.system),
-            Message("user", f"Context:\n{context}\n\nQuestion: {question}"),
-        )
+
+def rendered(system: str, user: str) -> list[Message]:
+    """Return the messages of the command line's prompt, with the system text of a set."""
+    return [Message("system", system), Message("user", user)]
+
+
+def sources() -> str:
+    """Return a digest of the package's sources, which compose the prompts."""
+    files = sorted(Path(centroidkv.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()

@@ -60,9 +60,7 @@ def bootstrap(
     _, place = np.unique(names, return_inverse=True)
     sums, counts = np.bincount(place, values), np.bincount(place)
     random = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        drawn = random.integers(len(sums), size=len(sums))
-        means[i] = sums[drawn].sum() / counts[drawn].sum()
+    drawn = random.integers(len(sums), size=(RESAMPLES, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Difference(float(values.mean()), float(low), float(high), len(values))

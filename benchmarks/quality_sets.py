@@ -36,7 +36,7 @@ class Asked:
     gold: str
     document: str
     kind: str
-    expected: frozenset[str]
+    expected: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,13 @@ class QuestionSet:
     max_tokens: int
 
 
-def tatqa(folder: Path, *, seed: int) -> QuestionSet:
+def tatqa(folder: Path, *, seed: int, size: int | None = None) -> QuestionSet:
     """Every span question of TAT-QA dev, asked once: each document's questions in two halves.
 
     A half is asked with the plan fitted to the other halves; past questions are of every kind.
+    `size` takes only the first documents.
     """
-    documents = json.loads((folder / "tatqa/dev.json").read_text("utf-8"))
+    documents = json.loads((folder / "tatqa/dev.json").read_text("utf-8"))[:size]
     random = np.random.default_rng(seed)
     passages: dict[str, Passage] = {}
     past: tuple[list[str], list[str]] = ([], [])
@@ -91,7 +92,7 @@ def _span_question(document: Any, row: Any, own: Sequence[str]) -> Asked:
         gold=" ".join(spans),
         document=document["table"]["uid"],
         kind=row["answer_from"],
-        expected=frozenset(holding or source),
+        expected=tuple(holding or source),
     )
 
 
@@ -129,20 +130,21 @@ def _table(document: Any) -> str:
     return "\n".join(lines)
 
 
-def ask_cfpb(folder: Path, *, seed: int) -> QuestionSet:
+def ask_cfpb(folder: Path, *, seed: int, size: int | None = None) -> QuestionSet:
     """A sample of the bureau's questions, each to be answered from the bureau's own answer.
 
     A passage is an answer without its question, cut to `CFPB_WORDS` words, and its topic for a
-    title. Past are the questions not asked, and customers' questions from BANKING77.
+    title. Past are the questions not asked, and customers' questions from BANKING77. `size` takes
+    only the first answers.
     """
     lines = (folder / "ask_cfpb/passages.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in lines[:size]]
     texts = [" ".join(row["answer"].split()[:CFPB_WORDS]) for row in rows]
     passages = [
         Passage.of(text, {"title": row["topic"]}) for text, row in zip(texts, rows, strict=True)
     ]
     random = np.random.default_rng(seed)
-    chosen = {int(i) for i in random.permutation(len(rows))[:CFPB_ASKED]}
+    chosen = {int(i) for i in random.permutation(len(rows))[: min(CFPB_ASKED, len(rows) // 2)]}
     asked = [
         Asked(
             id=row["id"],
@@ -150,7 +152,7 @@ def ask_cfpb(folder: Path, *, seed: int) -> QuestionSet:
             gold=_first_sentences(texts[i]),
             document=row["id"],
             kind=row["topic"],
-            expected=frozenset([texts[i]]),
+            expected=(texts[i],),
         )
         for i, row in enumerate(rows)
         if i in chosen
