@@ -120,7 +120,9 @@ class PlanConfig(_Settings):
     chooses from the questions themselves, within about `auto_budget_s` seconds. There are never
     more clusters than distinct questions. `clustering` is spectral, kmeans, gmm, agglomerative or
     hdbscan, which finds its own number and ignores `num_clusters`. `radius_quantile` is the share
-    of a cluster's own members that its radius admits.
+    of a cluster's own members that its radius admits. A cluster pins at most `max_pins` passages
+    of `max_pin_tokens` tokens; with `store_tokens`, the pins of all clusters take at most so many
+    tokens in the store, shared prefixes counted once: clusters then share lists.
     """
 
     num_clusters: int | Literal["auto"] | None = None
@@ -129,6 +131,7 @@ class PlanConfig(_Settings):
     auto_budget_s: float = 60.0
     max_pins: int = 8
     max_pin_tokens: int = 1500
+    store_tokens: int | None = None
     retrieval_depth: int = 16
     radius_quantile: float = 0.95
     seed: int = 0
@@ -157,6 +160,11 @@ class PlanConfig(_Settings):
             _require(
                 _is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"
             )
+        _require(
+            self.store_tokens is None or _is_count(self.store_tokens, 1),
+            f"store_tokens must be a number of tokens of at least 1, or None, "
+            f"not {self.store_tokens!r}",
+        )
         _require(
             _is_number(self.radius_quantile) and 0 < self.radius_quantile <= 1,
             f"radius_quantile must be a number in (0, 1], not {self.radius_quantile!r}",

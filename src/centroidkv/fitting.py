@@ -4,6 +4,7 @@ reduce -> cluster -> per cluster centroid, representative, pins, radius.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from centroidkv.errors import ConfigError
 from centroidkv.routing.admission import radii
 from centroidkv.routing.clustering import cluster, means, nearest_centroid
 from centroidkv.routing.history import Seen
-from centroidkv.routing.pins import canonical_order, choose, vote
+from centroidkv.routing.pin_lists import Ballot, pin_lists
+from centroidkv.routing.pins import vote
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.projection import fit_projection
 from centroidkv.routing.selection import choose_shape
@@ -45,25 +47,33 @@ def fit_plan(
     )
     groups, centroids = _reassigned(vectors, reduced, labels)
     limits = radii([vectors[g] for g in groups], centroids, quantile=config.radius_quantile)
-    popularity = vote([s.passages for s in seen])
-    tokens = {p: count_tokens(passages[p].text) for p in popularity}
+    tokens = {p: count_tokens(passages[p].text) for p in {p for s in seen for p in s.passages}}
     clusters: list[Cluster] = []
+    ballots: list[Ballot] = []
     for number, (group, centroid, limit) in enumerate(zip(groups, centroids, limits, strict=True)):
         order = group[np.linalg.norm(vectors[group] - centroid, axis=1).argsort(kind="stable")]
         members = [seen[i] for i in order]
         votes = vote([m.passages for m in members])
-        pins = choose(votes, tokens, max_pins=config.max_pins, max_tokens=config.max_pin_tokens)
+        ballots.append(Ballot(votes, config.max_pins, config.max_pin_tokens))
         found = Cluster(
             id=number,
             centroid=centroid,
             representative=members[0].question,
             members=tuple(m.question for m in members[:2]),
-            pins=canonical_order(pins, popularity),
+            pins=(),
             radius=limit,
             num_members=len(members),
             domain=_majority([(domains or {}).get(m.question, "") for m in members]),
         )
         clusters.append(found)
+    lists = pin_lists(
+        ballots,
+        projection.transform(centroids),
+        tokens,
+        store_tokens=config.store_tokens,
+        seed=config.seed,
+    )
+    clusters = [replace(c, pins=pins) for c, pins in zip(clusters, lists, strict=True)]
     pinned = {p: passages[p] for c in clusters for p in c.pins}
     return Plan(namespace, 0, projection, tuple(clusters), pinned)
 
