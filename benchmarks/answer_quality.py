@@ -10,6 +10,7 @@ model, greedy; the retriever's top 4. Answers are kept, so a run can be cut into
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +29,9 @@ from centroidkv import Engine
 PLAIN = Setting("plain", None, {})
 SETTINGS = (
     Setting("pinned", {}, {}),
-    Setting("nearest", {}, {"pins_by": "nearest"}),
+    Setting("three", {"max_pins": 3}, {}),
     Setting("short", {}, {"carry_cost": 0.3}),
+    Setting("nearest", {}, {"pins_by": "nearest"}),
 )
 
 
@@ -67,11 +69,25 @@ def answered(
     return {a.asked.id: Answered(a, text) for a, text in found if text is not None}
 
 
-def compare(plain: dict[str, Answered], other: dict[str, Answered], *, total: int) -> Any:
+def prompts(plain: Sequence[Asking], pinned: Sequence[Asking]) -> dict[str, Any]:
+    """Return what can be said of the prompts alone, answered or not."""
+    same = np.mean([a.prompt == b.prompt for a, b in zip(plain, pinned, strict=True)])
+    figures: dict[str, Any] = {"asked": len(plain), "same_prompt": round(float(same), 4)}
+    for name, askings in (("plain", plain), ("pinned", pinned)):
+        figures[name] = {
+            "recall": round(float(np.mean([a.has_expected for a in askings])), 4),
+            "prompt_tokens": round(float(np.mean([len(a.prompt) for a in askings])), 1),
+            "reusable_tokens": round(float(np.mean([a.reusable_tokens for a in askings])), 1),
+            "outcomes": dict(Counter(a.outcome for a in askings)),
+        }
+    return figures
+
+
+def compare(plain: dict[str, Answered], other: dict[str, Answered]) -> Any:
     """Return a setting's figures over the questions answered both ways."""
     ids = [i for i in plain if i in other]
     f1 = {i: (plain[i].f1, other[i].f1) for i in ids}
-    report = {"asked": total, **_figures(plain, other, ids, f1)}
+    report = _figures(plain, other, ids, f1)
     for name, part_of in (
         ("by_outcome", lambda i: other[i].asking.outcome),
         ("by_kind", lambda i: other[i].asking.asked.kind),
@@ -111,7 +127,6 @@ def _means(rows: Sequence[Answered]) -> dict[str, float]:
         "exact": [is_exact(r.text, r.asking.asked.gold) for r in rows],
         "recall": [r.asking.has_expected for r in rows],
         "prompt_tokens": [len(r.asking.prompt) for r in rows],
-        "reusable_tokens": [r.asking.reusable_tokens for r in rows],
     }
     return {name: round(float(np.mean(values)), 4) for name, values in columns.items()}
 
@@ -133,18 +148,23 @@ def chosen(askings: Sequence[Asking], kinds: Sequence[str] | None, limit: int | 
 
 
 def show(name: str, report: Any) -> None:
-    if not report["answered"]:
-        print(f"{name:34} nothing answered yet")
-        return
-    plain, pinned, difference = report["plain"], report["pinned"], report["difference"]
+    made = report["prompts"]
+    plain, pinned = made["plain"], made["pinned"]
     print(
-        f"{name:34}{report['answered']:5} of {report['asked']:<5}"
-        f"F1 {plain['f1']:.3f} -> {pinned['f1']:.3f}  {difference['mean']:+.4f} "
-        f"[{difference['low']:+.4f}, {difference['high']:+.4f}] {difference['verdict']:13}"
-        f"recall {plain['recall']:.2f} -> {pinned['recall']:.2f}  "
-        f"tokens {plain['prompt_tokens']:.0f} -> {pinned['prompt_tokens']:.0f}  "
-        f"same text {report['same_text']:.2f}"
+        f"{name:20} {made['asked']} prompts: recall {plain['recall']:.3f} -> "
+        f"{pinned['recall']:.3f}, tokens {plain['prompt_tokens']:.0f} -> "
+        f"{pinned['prompt_tokens']:.0f}, same {made['same_prompt']:.2f}, {pinned['outcomes']}"
     )
+    if not report["answered"]:
+        return
+    for by in ("difference", "difference_by_document"):
+        found = report[by]
+        print(
+            f"{'':20} {report['answered']} answered: F1 {report['plain']['f1']:.3f} -> "
+            f"{report['pinned']['f1']:.3f}, {found['mean']:+.4f} "
+            f"[{found['low']:+.4f}, {found['high']:+.4f}] {found['verdict']}, same text "
+            f"{report['same_text']:.2f} ({by})"
+        )
 
 
 def main() -> None:
@@ -179,7 +199,7 @@ def main() -> None:
             answer(todo, kept, questions.max_tokens, until=until, processes=options.processes)
             answers = KeptAnswers(kept)
             before, after = (answered(answers, a, questions.max_tokens) for a in (plain, pinned))
-            row = compare(before, after, total=len(pinned))
+            row = {"prompts": prompts(plain, pinned), **compare(before, after)}
             if options.check:
                 some = [after[i] for i in list(after)[:: max(1, len(after) // options.check)]]
                 row["product"] = check(some, questions.max_tokens)

@@ -93,7 +93,7 @@ def test_a_handful_of_questions_is_answered_and_compared(
     monkeypatch.setattr(sys, "argv", [*arguments, "--check", "4"])
     answer_quality.main()
     report = json.loads(out.read_text("utf-8"))["sets"]["tatqa"]["pinned"]
-    assert report["answered"] == report["asked"] == 4
+    assert report["answered"] == report["prompts"]["asked"] == 4
     assert report["product"] == {"asked": 4, "same_text": 4}
     assert report["pinned"]["recall"] >= report["plain"]["recall"]
     first, second = zip(*report["f1"].values(), strict=True)
