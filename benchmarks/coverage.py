@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bank
 import numpy as np
+from numpy.typing import NDArray
 
 from centroidkv import Engine
 from centroidkv.config import PlanConfig
@@ -15,6 +16,9 @@ from centroidkv.fitting import fit_plan
 from centroidkv.retrieval import as_passage
 from centroidkv.routing.clustering import nearest_centroid
 from centroidkv.routing.history import Seen
+from centroidkv.routing.pin_index import PinIndex
+from centroidkv.routing.plan import Plan
+from centroidkv.types import FloatArray, Passage
 
 SHAPES = [(32, 8), (48, 8), (48, 10), (64, 10), (64, 12)]
 
@@ -42,8 +46,27 @@ def main() -> None:
                 [p in plan.clusters[c].pins for p in t] for c, t in zip(nearest, top, strict=True)
             ]
             show(str(len(plan.clusters)), pins, rows)
+            show("by found", pins, by_found(plan, passages, asked, nearest, top))
         own = [seen[i].passages[:8] for i in (asked @ vectors.T).argmax(1)]
         show("nearest", 8, [[p in o for p in t] for o, t in zip(own, top, strict=True)])
+
+
+def by_found(
+    plan: Plan,
+    passages: dict[str, Passage],
+    asked: FloatArray,
+    nearest: NDArray[np.int64],
+    top: list[list[str]],
+) -> list[list[bool]]:
+    """Tell what lies in the pins that an engine would choose once it knows what was found."""
+    index, rows = PinIndex(), []
+    index.put(plan.clusters, passages)
+    for vector, number, ids in zip(asked, nearest, top, strict=True):
+        first = plan.clusters[number]
+        best = index.best([passages[p].text for p in ids], vector, carry_cost=0.05, first=first)
+        pins = best.cluster.pins[: best.num_pins] if best else first.pins
+        rows.append([p in pins for p in ids])
+    return rows
 
 
 def len_in_words(text: str) -> int:

@@ -257,7 +257,7 @@ def documents(*texts: str) -> list[Document]:
     [
         ([], []),
         (documents(PASSAGES["card"], PASSAGES["card"]), []),
-        (documents(PASSAGES["wire"], PASSAGES["wire"]), [PASSAGES["wire"]]),
+        (documents("one", "one"), ["one"]),
         (documents(""), [""]),
         (documents("  "), ["  "]),
         (documents("broken \ud800 text"), ["broken \ud800 text"]),
@@ -275,6 +275,14 @@ def test_odd_finds_stand_behind_the_pins(
     assert usage_of(done)["reused_tokens"] > 200
     assert done.content == chat_chain(warm, base=base, reuse="off").invoke(ASKED).content
     assert warm.check().is_clean
+
+
+def test_what_another_cluster_pins_comes_first_without_its_double(warm: Engine) -> None:
+    base = OddRetriever(result=documents(PASSAGES["wire"], PASSAGES["wire"]))
+    assert [d.page_content for d in pinned(warm, base).invoke(ASKED)] == [PASSAGES["wire"]]
+    done = chat_chain(warm, base=base).invoke(ASKED)
+    assert usage_of(done)["reused_tokens"] > 200
+    assert done.content == chat_chain(warm, base=base, reuse="off").invoke(ASKED).content
 
 
 @pytest.mark.parametrize("found", [[], documents(""), documents("one", "one")])
