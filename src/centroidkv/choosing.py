@@ -48,6 +48,7 @@ class PinChooser:
                 route.embedding,
                 carry_cost=self._config.carry_cost,
                 first=nearest.cluster,
+                domain=route.domain,
             )
         if best is None:
             return nearest

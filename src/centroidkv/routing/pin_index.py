@@ -57,7 +57,13 @@ class PinIndex:
                 self._arrays.pop(text, None)
 
     def best(
-        self, found: Iterable[str], vector: FloatArray, *, carry_cost: float, first: Cluster
+        self,
+        found: Iterable[str],
+        vector: FloatArray,
+        *,
+        carry_cost: float,
+        first: Cluster,
+        domain: str | None = None,
     ) -> Choice | None:
         """Return the leading pins with which `found` costs least, None if no pins spare anything.
 
@@ -69,17 +75,23 @@ class PinIndex:
             vector: The question's embedding, [dim]; of equals the nearest cluster is taken.
             carry_cost: Cost of a pinned character as a part of that of a computed one, in [0, 1).
             first: The cluster to take if it is among equals.
+            domain: Only clusters that serve this domain; None for any.
         """
         held = [self._held(t) for t in set(found) if t in self._holding]
         if not held:
             return None
         numbers, positions, ends, spared = _in_order(np.concatenate(held))
         costs = carry_cost * ends - spared
-        if costs.min() >= 0:
-            return None
-        equal = np.flatnonzero(costs == costs.min())
-        rows = [(c, int(positions[i])) for i in equal for c in self._clusters[numbers[i]]]
-        return Choice(*min(rows, key=lambda row: _preference(row, vector, first)))
+        for cost in np.unique(costs[costs < 0]):
+            rows = [
+                (cluster, int(positions[i]))
+                for i in np.flatnonzero(costs == cost)
+                for cluster in self._clusters[numbers[i]]
+                if domain is None or domain in (cluster.domain, *cluster.guests)
+            ]
+            if rows:
+                return Choice(*min(rows, key=lambda row: _preference(row, vector, first)))
+        return None
 
     def _held(self, text: str) -> NDArray[np.int64]:
         if text not in self._arrays:

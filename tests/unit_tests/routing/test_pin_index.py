@@ -1,5 +1,7 @@
 """Choosing pins by what was found: a scan over all clusters and all cuts is the oracle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -91,3 +93,18 @@ def test_a_pin_whose_passage_is_gone_takes_no_place() -> None:
     made = index(cluster(0, "a?b"))
     chosen = best(made, "b", cluster(0, "a?b"))
     assert chosen is not None and chosen.num_pins == 2
+
+
+def test_with_a_domain_only_clusters_that_serve_it_lend_their_pins() -> None:
+    cards = replace(cluster(0, "abc"), domain="cards")
+    loans = replace(cluster(1, "a"), domain="loans")
+    fees = replace(cluster(2, "bd"), domain="fees", guests=("loans",))
+    made = index(cards, loans, fees)
+    texts = [PASSAGES[p].text for p in "abc"]
+    here = np.array([0.0, 0.0], np.float32)
+
+    def lender(domain: str | None) -> int | None:
+        chosen = made.best(texts, here, carry_cost=0.05, first=loans, domain=domain)
+        return chosen.cluster.id if chosen else None
+
+    assert [lender(d) for d in (None, "cards", "loans", "funds")] == [0, 0, 2, None]
