@@ -68,7 +68,9 @@ def test_a_grown_cluster_without_a_domain_takes_that_of_the_nearest(
     open_engine: Callable[..., Engine],
 ) -> None:
     engine = open_engine(near_misses=2, online_radius=1.0)
-    engine.build(questions=QUESTIONS, domains=DOMAINS, retriever=search, pca_dim=8)
+    engine.build(
+        questions=QUESTIONS, domains=DOMAINS, retriever=search, pca_dim=8, radius_quantile=0.1
+    )
     before = len(engine.router.plan.clusters)
     for question in ("stolen purse and lost card abroad", "purse and card stolen abroad"):
         ask(engine, question)
