@@ -17,8 +17,8 @@ GIB = 1 << 30
 # Named settings. `paper`: the system of the source paper as published, Algorithm 1 without labels.
 # `cag`: the system it is compared with, one context for all questions (Chan et al., 2025).
 _PRESETS: dict[str, dict[str, Any]] = {
-    "cag": {},
     "paper": {"reuse": "representative", "representative_form": "continue", "max_error": None},
+    "cag": {},
 }
 
 
