@@ -19,8 +19,8 @@ Clustering = Literal["spectral", "kmeans", "gmm", "agglomerative", "hdbscan", "c
 # Named settings. `paper`: the system of the source paper as published, Algorithm 1 without labels.
 # `cag`: the system it is compared with, one context for all questions (Chan et al., 2025).
 _PRESETS: dict[str, dict[str, Any]] = {
-    "cag": {"pins_by": "nearest"},
     "paper": {"reuse": "representative", "representative_form": "continue", "max_error": None},
+    "cag": {"pins_by": "nearest"},
 }
 
 

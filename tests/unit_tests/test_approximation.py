@@ -170,7 +170,7 @@ def test_without_a_plan_it_answers_exactly(open_engine) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"preset": "papers"}, "preset must be one of cag, paper"),
+        ({"preset": "papers"}, "preset must be one of paper, cag"),
         ({"representative_form": "guess"}, "representative_form must be one of answer"),
         ({"max_error": 0}, "max_error must be a number in"),
         ({"max_error": 1.5}, "max_error must be a number in"),
