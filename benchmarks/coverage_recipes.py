@@ -11,7 +11,7 @@ from centroidkv.routing.pins import canonical_order, choose, vote
 from centroidkv.routing.projection import fit_projection
 
 # Name, clusters, whether votes are weighted by rank.
-ISSUE_RECIPES = [
+PLAIN_RECIPES = [
     ("k = 200, most frequent", 200, False),
     ("k = 400, rank-weighted", 400, True),
     ("k = 1,000, rank-weighted", 1000, True),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from coverage_recipes import ISSUE_RECIPES, fixed_lists, own_top
+from coverage_recipes import PLAIN_RECIPES, fixed_lists, own_top
 from machine import machine
 from transformers import AutoTokenizer
 
@@ -36,7 +36,7 @@ from centroidkv.types import FloatArray, Passage
 PAST, UNSEEN, DEPTH, TOP = 3000, 3080, 16, 4
 STORE = 600_000
 CARRY = 0.05
-# Either limit of the issue suffices: the shorter passages by tokens, the longer by number.
+# Either limit suffices: the shorter passages by tokens, the longer by number.
 LIMITS = {
     "ask_cfpb": {"max_pins": 10_000, "max_pin_tokens": 1500},
     "tau2_banking": {"max_pins": 8, "max_pin_tokens": 10**9},
@@ -154,8 +154,8 @@ def measured(case: Case, pins: Sequence[Sequence[str]], full: Sequence[Sequence[
 
 
 def baselines(case: Case, base: str) -> Iterator[dict[str, Any]]:
-    """The recipes that the issue names, by the nearest centroid, and the question's own top 8."""
-    for name, clusters, by_rank in ISSUE_RECIPES:
+    """Simple recipes, by the nearest centroid, and the question's own top 8."""
+    for name, clusters, by_rank in PLAIN_RECIPES:
         lists, near = fixed_lists(case, clusters, by_rank=by_rank, limits=LIMITS[base])
         pins = [lists[c] for c in near]
         yield {"recipe": name, "stored": distinct_tokens(lists, case.tokens)} | measured(
