@@ -21,7 +21,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiments")
-    paths = os.pathsep.join(map(str, (ROOT / "benchmarks", Path(bank.__file__).parent)))
+    own = [str(ROOT / "benchmarks"), str(Path(bank.__file__).parent)]
+    paths = os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "experiments", "--quick", "--data", str(folder / "none")]
     command += ["--work", str(folder / "work"), "--out", str(folder / "out")]
     for part in (["times", "report"], []):  # the second run goes on where the first one was
