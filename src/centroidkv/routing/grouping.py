@@ -84,11 +84,12 @@ def grouped(
     home = [part.domain for part in parts for _ in part.members]
     members = [m for part in parts for m in part.members]
     full = np.concatenate([part.full for part in parts])
-    limits = _radii([vectors[m] for m in members], full, [configs[d].radius_quantile for d in home])
+    limits = _radii(vectors, members, full, [configs[d].radius_quantile for d in home])
     coming: list[Indices] = [np.empty(0, np.int64) for _ in members]
     if len(parts) > 1:
         nearest = nearest_by_cells(reduced, np.concatenate([part.reduced for part in parts]))
-        coming = [np.flatnonzero(nearest == number) for number in range(len(members))]
+        borders = np.searchsorted(np.sort(nearest), np.arange(1, len(members)))
+        coming = np.split(nearest.argsort(kind="stable"), borders)
     return [
         Group(m, np.concatenate([m, c]), f, r, d, tuple(sorted(set(kinds[c].tolist()) - {d})))
         for m, c, f, r, d in zip(members, coming, full, limits, home, strict=True)
@@ -118,8 +119,13 @@ def _clustered(
 
 
 def _radii(
-    members: list[FloatArray], centroids: FloatArray, quantiles: Sequence[float | None]
+    vectors: FloatArray,
+    members: Sequence[Indices],
+    centroids: FloatArray,
+    quantiles: Sequence[float | None],
 ) -> list[float]:
     """Take each radius at its domain's quantile; small clusters lean on those of all domains."""
-    by_quantile = {q: radii(members, centroids, quantile=q) for q in set(quantiles)}
+    by_quantile = {
+        q: radii((vectors[m] for m in members), centroids, quantile=q) for q in set(quantiles)
+    }
     return [by_quantile[q][i] for i, q in enumerate(quantiles)]
