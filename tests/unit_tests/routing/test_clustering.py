@@ -63,3 +63,11 @@ def test_the_nearest_centroid_is_that_of_a_naive_search(count, clusters, dim, se
     far = np.linalg.norm(points[:, None] - centroids[None], axis=2)
     chosen = nearest_centroid(points, centroids)
     np.testing.assert_allclose(far[range(count), chosen], far.min(1), atol=1e-5)
+
+
+def test_as_many_questions_as_dimensions_are_no_affinity() -> None:
+    vectors = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
+    vectors[:16] += 20
+    labels = spectral(vectors, num_clusters=2, seed=0)
+    assert len(set(labels[:16])) == len(set(labels[16:])) == 1
+    assert labels[0] != labels[-1]

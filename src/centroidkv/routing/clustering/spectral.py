@@ -46,5 +46,7 @@ def _exact(vectors: FloatArray, num_clusters: int, seed: int) -> Labels:
     with warnings.catch_warnings():
         # Questions of unrelated topics make separate components; each gets clusters of its own.
         warnings.filterwarnings("ignore", message="Graph is not fully connected")
+        # As many questions as dimensions are taken for an affinity by mistake, and warned of.
+        warnings.filterwarnings("ignore", message="The spectral clustering API has changed")
         labels = method.fit_predict(vectors.astype(np.float64))
     return without_gaps(labels)
