@@ -61,6 +61,20 @@ def pieces(plain: Sequence[Asking], other: Sequence[Asking]) -> list[Piece]:
     return [(row[i], [p for prompt in row[i] for p in asked[prompt]]) for i in order]
 
 
+def whole(todo: Sequence[Piece], answers: KeptAnswers, max_tokens: int) -> set[tuple[int, ...]]:
+    """Return the prompts of the batches answered in full.
+
+    Others may be known because another setting made the same prompt: no sample, since those are
+    the questions that the setting changes least.
+    """
+    return {
+        prompt
+        for piece in todo
+        if all(answers.get(p, max_tokens) is not None for part in piece for p in part)
+        for prompt in piece[0]
+    }
+
+
 def answered(
     answers: KeptAnswers, askings: Sequence[Asking], max_tokens: int
 ) -> dict[str, Answered]:
@@ -176,6 +190,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", help="only questions of these kinds")
     parser.add_argument("--size", type=int, help="documents of a set; default: all")
     parser.add_argument("--limit", type=int, help="questions of a set; default: all")
+    parser.add_argument("--answered", action="store_true", help="only what has plain answers")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop asking after as long")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--seed", type=int, default=0)
@@ -191,6 +206,9 @@ def main() -> None:
         composer = Composer(questions, options.cache)
         every = composer.compose(PLAIN)
         places = chosen(every, options.kinds, options.limit)
+        if options.answered:
+            known = answered(KeptAnswers(kept), every, questions.max_tokens)
+            places = [i for i in places if every[i].asked.id in known]
         plain = [every[i] for i in places]
         for setting in (s for s in SETTINGS if s.name in options.settings):
             every = composer.compose(setting)
@@ -198,7 +216,11 @@ def main() -> None:
             todo = pieces(plain, pinned)
             answer(todo, kept, questions.max_tokens, until=until, processes=options.processes)
             answers = KeptAnswers(kept)
-            before, after = (answered(answers, a, questions.max_tokens) for a in (plain, pinned))
+            sample = whole(todo, answers, questions.max_tokens)
+            before = answered(answers, plain, questions.max_tokens)
+            after = answered(
+                answers, [a for a in pinned if a.prompt in sample], questions.max_tokens
+            )
             row = {"prompts": prompts(plain, pinned), **compare(before, after)}
             if options.check:
                 some = [after[i] for i in list(after)[:: max(1, len(after) // options.check)]]
