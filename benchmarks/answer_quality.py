@@ -5,6 +5,8 @@ plan fitted to the other halves. Ask-CFPB: the bureau's question to its own answ
 model, greedy; the retriever's top 4. Answers are kept, so a run can be cut into pieces:
 
     python benchmarks/answer_quality.py [--data ../shared/data] [--minutes 9] [--check 20]
+
+A set and setting that is run takes the place of the same one in the results.
 """
 
 import argparse
@@ -200,7 +202,10 @@ def main() -> None:
     options = parser.parse_args()
     kept = options.cache / "answer_quality.jsonl"
     until = time.time() + 60 * options.minutes
-    report: dict[str, Any] = {"machine": machine(), "seed": options.seed, "sets": {}}
+    report: dict[str, Any] = {"sets": {}}
+    if options.out.exists():
+        report = json.loads(options.out.read_text("utf-8"))
+    report |= {"machine": machine(), "seed": options.seed}
     for name in options.sets:
         questions = SETS[name](options.data, seed=options.seed, size=options.size)
         composer = Composer(questions, options.cache)
