@@ -5,6 +5,8 @@ plan fitted to the other halves. Ask-CFPB: the bureau's question to its own answ
 model, greedy; the retriever's top 4. Answers are kept, so a run can be cut into pieces:
 
     python benchmarks/answer_quality.py [--data ../shared/data] [--minutes 9] [--check 20]
+
+A set and setting that is run takes the place of the same one in the results.
 """
 
 import argparse
@@ -59,6 +61,20 @@ def pieces(plain: Sequence[Asking], other: Sequence[Asking]) -> list[Piece]:
     row = batches(list(asked))
     order = np.random.default_rng(0).permutation(len(row))
     return [(row[i], [p for prompt in row[i] for p in asked[prompt]]) for i in order]
+
+
+def whole(todo: Sequence[Piece], answers: KeptAnswers, max_tokens: int) -> set[tuple[int, ...]]:
+    """Return the prompts of the batches answered in full.
+
+    Others may be known because another setting made the same prompt: no sample, since those are
+    the questions that the setting changes least.
+    """
+    return {
+        prompt
+        for piece in todo
+        if all(answers.get(p, max_tokens) is not None for part in piece for p in part)
+        for prompt in piece[0]
+    }
 
 
 def answered(
@@ -176,6 +192,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", help="only questions of these kinds")
     parser.add_argument("--size", type=int, help="documents of a set; default: all")
     parser.add_argument("--limit", type=int, help="questions of a set; default: all")
+    parser.add_argument("--answered", action="store_true", help="only what has plain answers")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop asking after as long")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--seed", type=int, default=0)
@@ -185,12 +202,18 @@ def main() -> None:
     options = parser.parse_args()
     kept = options.cache / "answer_quality.jsonl"
     until = time.time() + 60 * options.minutes
-    report: dict[str, Any] = {"machine": machine(), "seed": options.seed, "sets": {}}
+    report: dict[str, Any] = {"sets": {}}
+    if options.out.exists():
+        report = json.loads(options.out.read_text("utf-8"))
+    report |= {"machine": machine(), "seed": options.seed}
     for name in options.sets:
         questions = SETS[name](options.data, seed=options.seed, size=options.size)
         composer = Composer(questions, options.cache)
         every = composer.compose(PLAIN)
         places = chosen(every, options.kinds, options.limit)
+        if options.answered:
+            known = answered(KeptAnswers(kept), every, questions.max_tokens)
+            places = [i for i in places if every[i].asked.id in known]
         plain = [every[i] for i in places]
         for setting in (s for s in SETTINGS if s.name in options.settings):
             every = composer.compose(setting)
@@ -198,7 +221,11 @@ def main() -> None:
             todo = pieces(plain, pinned)
             answer(todo, kept, questions.max_tokens, until=until, processes=options.processes)
             answers = KeptAnswers(kept)
-            before, after = (answered(answers, a, questions.max_tokens) for a in (plain, pinned))
+            sample = whole(todo, answers, questions.max_tokens)
+            before = answered(answers, plain, questions.max_tokens)
+            after = answered(
+                answers, [a for a in pinned if a.prompt in sample], questions.max_tokens
+            )
             row = {"prompts": prompts(plain, pinned), **compare(before, after)}
             if options.check:
                 some = [after[i] for i in list(after)[:: max(1, len(after) // options.check)]]
