@@ -10,6 +10,7 @@
     plans/*.lock        held while versions are written
     figures.sqlite      what requests cost, per plan version and model
     history.sqlite      questions seen
+    drafts.sqlite       answers that later ones are guessed from
     answers.sqlite      answers kept by an answer cache
     chroma/             centroid index, made from the plan
     chroma.digest       what chroma/ held when it was closed
