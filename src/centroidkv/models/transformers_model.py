@@ -172,6 +172,12 @@ class _ArenaSequence:
     def num_tokens(self) -> int:
         return self._open.num_tokens
 
+    @property
+    def logits(self) -> torch.Tensor:
+        """The logits of the next token, [vocabulary]."""
+        assert self._steps is not None, "prefill comes before logits"
+        return self._steps.logits
+
     def restore(self, blocks: Iterable[KVBlock]) -> None:
         for block in blocks:
             self._open.append(block)
