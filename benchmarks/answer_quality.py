@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check", type=int, default=0, help="prompts the product answers too")
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/cache"))
+    parser.add_argument("--cache", type=Path, default=Path("/tmp/centroidkv-cache"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/answer_quality.json"))
     options = parser.parse_args()
     kept = options.cache / "answer_quality.jsonl"

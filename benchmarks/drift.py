@@ -105,7 +105,7 @@ def load(data: Path, cache: Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/cache"))
+    parser.add_argument("--cache", type=Path, default=Path("/tmp/centroidkv-cache"))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     options = parser.parse_args()
     world = load(options.data, options.cache)
