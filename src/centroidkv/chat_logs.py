@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from centroidkv.errors import ConfigError
+from centroidkv.files import read_text
 
 TEXT_COLUMNS = ("utterance", "text", "content", "message", "question")
 ROLE_COLUMNS = ("role", "speaker", "author", "sender")
@@ -36,7 +37,7 @@ def read_chat_log(path: str | Path, *, column: str | None = None) -> list[str]:
         ConfigError: Not there, not UTF-8, of another kind, no such column, or nothing in it.
     """
     file = Path(path)
-    text = _read(file)
+    text = read_text(file)
     if file.suffix.lower() == ".jsonl":
         turns = _of_json(text, file, column)
     elif file.suffix.lower() in (".tsv", ".csv"):
@@ -117,14 +118,3 @@ def _wanted(names: Sequence[str], column: str | None) -> str | None:
 def _is_customer(row: Mapping[str, Any]) -> bool:
     told = next((row[name] for name in ROLE_COLUMNS if row.get(name)), None)
     return told is None or str(told).strip().lower() in CUSTOMERS
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8 and try again"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error

@@ -1,10 +1,12 @@
-"""Files that are written whole or not at all, and where per-user files live. Stdlib only."""
+"""Files written whole or not at all, users' files read with a clear error, per-user folders."""
 
 import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["set_aside", "user_cache_folder", "write_atomic"]
+from centroidkv.errors import ConfigError
+
+__all__ = ["read_text", "set_aside", "user_cache_folder", "write_atomic"]
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
@@ -38,3 +40,19 @@ def user_cache_folder() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "centroidkv"
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file of a user's, with or without a byte order mark.
+
+    Raises:
+        ConfigError: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8 and try again"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from centroidkv.errors import ConfigError
-from centroidkv.files import write_atomic
+from centroidkv.files import read_text, write_atomic
 from centroidkv.protocols import Embedder
 from centroidkv.types import FloatArray, Passage
 
@@ -46,7 +46,7 @@ def read_questions(path: Path) -> Questions:
     """
     texts: list[str] = []
     domains: list[str] = []
-    rows = csv.DictReader(io.StringIO(_read(path), newline=""))
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
     if _header(rows, path) is None:
         raise ConfigError(f"{path} is empty; it needs a header line with a column 'question'")
     if "question" not in (rows.fieldnames or []):
@@ -73,7 +73,7 @@ def read_domain_settings(path: Path) -> dict[str, dict[str, Any]]:
         ConfigError: Not there, not UTF-8, or something else.
     """
     try:
-        settings = json.loads(_read(path))
+        settings = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error})") from error
     if not isinstance(settings, dict) or not all(isinstance(s, dict) for s in settings.values()):
@@ -90,7 +90,7 @@ def read_passages(path: Path) -> list[Passage]:
         ConfigError: Not there, not UTF-8, not JSON, a key is missing, or nothing in it.
     """
     passages: list[Passage] = []
-    for number, line in enumerate(_read(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -116,17 +116,6 @@ def _header(rows: "csv.DictReader[str]", path: Path) -> Sequence[str] | None:
         return rows.fieldnames
     except csv.Error as error:
         raise ConfigError(f"{path}, line 1: {error}") from error
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8 and try again"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
 
 
 class KnowledgeBase:
