@@ -32,6 +32,8 @@ PLAIN = Setting("plain", None, {})
 SETTINGS = (
     Setting("pinned", {}, {}),
     Setting("three", {"max_pins": 3}, {}),
+    Setting("best", {}, {"repeat_best": True}),
+    Setting("three_best", {"max_pins": 3}, {"repeat_best": True}),
     Setting("short", {}, {"carry_cost": 0.3}),
     Setting("nearest", {}, {"pins_by": "nearest"}),
 )

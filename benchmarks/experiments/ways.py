@@ -83,6 +83,24 @@ class Chain:
         return {"first_s": first, "whole_s": total, "cpu_s": cpu, "text": done.text, **told}
 
 
+def _fill_pins(engine: Engine, questions: Sequence[str], chain: Chain) -> Iterator[dict[str, Any]]:
+    """Store the pins that each question gets, behind which a past question of its cluster stands.
+
+    They are lent by the cluster whose pins hold most of what was found: not always the nearest.
+    """
+    known: set[tuple[str, ...]] = set()
+    for question in questions:
+        route = engine.route(question)
+        pins = engine.pinned(route, chain.find(question))
+        names = tuple(p.id for p in pins)
+        if route.cluster is None or not pins or names in known:
+            continue
+        known.add(names)
+        prompt = chain.corpus.prompt(pins, route.cluster.members[0])
+        yield {"prompt_tokens": engine.generate(prompt, max_tokens=1).usage.prompt_tokens}
+        engine.flush()
+
+
 _TOLD = {
     "outcome", "reason", "prompt_tokens", "reused_tokens", "completion_tokens", "representative",
     "tier", "embed_s", "route_s", "load_s", "prefill_s", "decode_s",
@@ -143,6 +161,9 @@ class Ways:
         Only those are ever asked for here. What is filled already is brought into memory.
         """
         engine = self.engine(way)
+        if way.name == "exact":
+            yield from _fill_pins(engine, questions, chain)
+            return
         if way.name in ("cag", "cag_found"):
             report = engine.warm(lambda q: chain.ask(engine, q, Way("cag"), max_tokens=1))
             assert report.num_clusters == report.filled + report.already_filled, report
@@ -150,12 +171,10 @@ class Ways:
         plan = engine.router.plan
         assert plan is not None
         routes = [engine.route(q) for q in questions]
-        wanted = {r.cluster.id for r in routes if r.cluster and (way.method or r.is_admitted)}
-        for number in sorted(wanted):
-            cluster = plan.clusters[number]
-            asked = cluster.representative if way.method else cluster.members[0]
+        for number in sorted({r.cluster.id for r in routes if r.cluster}):
             # A stored answer is kept for the settings it was decoded with.
             length = MAX_TOKENS if way.name == "answer" else 1
+            asked = plan.clusters[number].representative
             yield chain.ask(engine, asked, way, max_tokens=length)
             engine.flush()
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from centroidkv.errors import ConfigError, StoreError
 from centroidkv.files import set_aside
+from centroidkv.sqlite_files import open_to_write
 from centroidkv.types import FloatArray
 
 _log = logging.getLogger("centroidkv")
@@ -168,17 +169,7 @@ class AnswerStore:
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
-            db = sqlite3.connect(self._path, check_same_thread=False, timeout=10)
-            try:
-                db.isolation_level = None
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = NORMAL")
-                db.executescript(_SCHEMA)
-                self._path.chmod(0o600)
-            except BaseException:
-                db.close()
-                raise
-            self._db = db
+            self._db = open_to_write(self._path, _SCHEMA)
         return self._db
 
     def _disconnect(self) -> None:

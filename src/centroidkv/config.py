@@ -196,7 +196,8 @@ class EngineConfig(_Settings):
     `pins_by="found"` lends a question the pins of whichever cluster spares most of what was
     retrieved, up to the last pin that does; `nearest` always gives all pins of the nearest
     cluster. `carry_cost` is what a pinned token costs by standing in the prompt, as a part of
-    computing one: higher makes shorter prompts, of which more is computed. `keep_versions` is how
+    computing one: higher makes shorter prompts, of which more is computed. `repeat_best` puts the
+    passage found first once more behind all others, next to the question. `keep_versions` is how
     many plan versions are kept besides those that serve.
     """
 
@@ -221,6 +222,7 @@ class EngineConfig(_Settings):
     max_error: float | None = None
     pins_by: Literal["found", "nearest"] = "found"
     carry_cost: float = 0.05
+    repeat_best: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:

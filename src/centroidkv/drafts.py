@@ -11,8 +11,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from centroidkv.files import set_aside
 from centroidkv.kv.blocks import pack, unpack
+from centroidkv.sqlite_files import open_or_begin
 from centroidkv.types import Drafts
 
 _log = logging.getLogger("centroidkv")
@@ -38,14 +38,7 @@ class DraftStore:
         self._namespace = namespace
         self._lock = threading.Lock()
         self._warned = False
-        try:
-            self._db = _open(path)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            _log.warning("%s is damaged (%s); a new one is begun", path, error)
-            set_aside(path, quarantine)
-            self._db = _open(path)
+        self._db = open_or_begin(path, _SCHEMA, quarantine=quarantine)
 
     def find(self, prompt: Sequence[int], cluster: str) -> Drafts:
         """Return what an answer may be guessed from: at the least, the prompt."""
@@ -94,17 +87,3 @@ class DraftStore:
 
 def _key(prompt: Sequence[int]) -> bytes:
     return hashlib.sha256(pack(prompt)).digest()
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False, timeout=10)
-    try:
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(_SCHEMA)
-        path.chmod(0o600)
-    except BaseException:
-        connection.close()
-        raise
-    return connection

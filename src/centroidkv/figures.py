@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from centroidkv.files import set_aside
+from centroidkv.sqlite_files import open_or_begin, open_to_read
 from centroidkv.types import Usage
 
 _log = logging.getLogger("centroidkv")
@@ -64,14 +64,7 @@ class FigureFile:
     def __init__(self, folder: Path, *, quarantine: Path) -> None:
         path = folder / FILE
         self._lock = threading.Lock()
-        try:
-            self._db = _connect(path)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            _log.warning("%s is damaged (%s); a new one is begun", path, error)
-            set_aside(path, quarantine)
-            self._db = _connect(path)
+        self._db = open_or_begin(path, _SCHEMA, quarantine=quarantine)
 
     def add(self, usage: Usage, *, model: str) -> None:
         """Count one request."""
@@ -104,12 +97,9 @@ def read_figures(folder: Path) -> list[Figures]:
     path = folder / FILE
     if not path.exists():
         return []
-    log = path.with_name(path.name + "-wal")
-    # A store that nobody writes to is read without leaving files of SQLite's own beside it.
-    options = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
     found: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, timeout=10)
+        db = open_to_read(path)
         try:
             for plan, model, name, value in db.execute("SELECT * FROM figures"):
                 found[plan, model][name] = value
@@ -119,20 +109,6 @@ def read_figures(folder: Path) -> list[Figures]:
         _log.warning("the figures in %s cannot be read: %s", path, error)
         return []
     return [_figures(*key, found[key]) for key in sorted(found)]
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, check_same_thread=False, timeout=10)
-    try:
-        db.isolation_level = None
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.executescript(_SCHEMA)
-        path.chmod(0o600)
-    except BaseException:
-        db.close()
-        raise
-    return db
 
 
 def _bucket(seconds: float) -> int:

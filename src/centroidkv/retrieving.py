@@ -57,6 +57,8 @@ class Retrieving:
         # By text, since a retriever that writes scores into the metadata changes every id.
         first = {p.text for p in pinned.passages}
         passages = [*pinned.passages, *(p for p in found if p.text not in first)]
+        if self._store.config.repeat_best and found and passages[-1].text != found[0].text:
+            passages.append(found[0])
         self._records.put(
             Record(
                 question=route.question,

@@ -135,6 +135,25 @@ def test_nothing_found_is_lost_and_pinned_agrees_with_compose(
     assert composed[len(pins) :] == order
 
 
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (["fee", "card"], ["card", "fee"]),  # the best one stands last already
+        (["card", "fee"], ["card", "fee", "card"]),
+        (["wire", "card"], ["fee", "wire", "card", "wire"]),
+        ([], ["card", "fee", "hours"]),
+    ],
+)
+def test_the_best_passage_stands_next_to_the_question_where_that_is_asked_for(
+    open_engine: Callable[..., Engine], found: list[str], expected: list[str]
+) -> None:
+    engine = warmed_or_open(open_engine, repeat_best=True)
+    assert shown(engine, found) == expected
+    done, cold = ask(engine, ASKED, found), ask(engine, ASKED, found, reuse="off")
+    assert done.token_ids == cold.token_ids
+    assert done.usage.reused_tokens > 100
+
+
 def test_where_no_cluster_serves_the_nearest_keeps_its_pins(warm: Engine) -> None:
     stranger = Passage.of("news of the day")
     composed = warm.compose(warm.route(ASKED), [stranger])

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from centroidkv.kv.blocks import BLOCK_TOKENS, pack, unpack
+from centroidkv.sqlite_files import open_to_read, open_to_write
 
 __all__ = ["BlockRow", "HeldBlock", "Manifest", "PrefixRow"]
 
-IN_MEMORY = ":memory:"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (
@@ -73,18 +73,8 @@ class HeldBlock:
     num_tokens: int
 
 
-def _connect(path: Path, options: str) -> sqlite3.Connection:
-    uri = IN_MEMORY if str(path) == IN_MEMORY else f"{path.absolute().as_uri()}?{options}"
-    db = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=10)
-    db.isolation_level = None
-    return db
-
-
 def _connect_reading(path: Path) -> sqlite3.Connection:
-    """Connect without writing anything, unless a writer is at work beside us."""
-    log = path.with_name(path.name + "-wal")
-    is_shared = log.exists() and log.stat().st_size > 0
-    db = _connect(path, "mode=ro" if is_shared else "mode=ro&immutable=1")
+    db = open_to_read(path)
     db.execute("SELECT 1 FROM blocks LIMIT 1")
     return db
 
@@ -99,15 +89,10 @@ class Manifest:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._lock = threading.RLock()
-        self._db = _connect_reading(path) if read_only else _connect(path, "mode=rwc")
+        self._db = _connect_reading(path) if read_only else open_to_write(path, _SCHEMA)
         if not read_only:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
             # A write now: a file that cannot take one is to be noticed before a request is.
             self._db.execute("PRAGMA user_version = 1")
-            if str(path) != IN_MEMORY:
-                path.chmod(0o600)
         row = self._db.execute("SELECT MAX(last_used) FROM blocks").fetchone()
         self._clock = int(row[0] or 0)
 

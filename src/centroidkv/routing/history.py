@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from centroidkv.files import set_aside
+from centroidkv.sqlite_files import open_to_write
 from centroidkv.types import FloatArray, Passage
 
 _log = logging.getLogger("centroidkv")
@@ -99,17 +100,12 @@ class History:
     def __init__(self, path: Path, namespace: str) -> None:
         self.namespace = namespace
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, check_same_thread=False, timeout=10)
-        self._db.isolation_level = None
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.executescript(_SCHEMA)
+        self._db = open_to_write(path, _SCHEMA)
         with self._writing() as db:
             known = {row[1] for row in db.execute("PRAGMA table_info(seen)")}
             for name, kind in _LATER.items():
                 if name not in known:
                     db.execute(f"ALTER TABLE seen ADD COLUMN {name} {kind}")
-        path.chmod(0o600)
 
     def close(self) -> None:
         with self._lock:

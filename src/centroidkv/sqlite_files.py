@@ -1,0 +1,60 @@
+"""Opening the SQLite files of a store: one way to write, one way to read without a trace."""
+
+import logging
+import sqlite3
+from pathlib import Path
+
+from centroidkv.files import set_aside
+
+_log = logging.getLogger("centroidkv")
+
+__all__ = ["open_or_begin", "open_to_read", "open_to_write"]
+
+WAIT_S = 10
+IN_MEMORY = ":memory:"
+
+
+def open_to_write(path: Path, schema: str) -> sqlite3.Connection:
+    """Open a file, or make one that only its owner reads, and lay out what is missing of `schema`.
+
+    `:memory:` is one that is not kept. The connection commits each statement by itself and may be
+    used by one thread after another.
+
+    Raises:
+        sqlite3.OperationalError: The file cannot be opened, or stays locked.
+        sqlite3.DatabaseError: It is damaged.
+    """
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=WAIT_S)
+    try:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(schema)
+        if str(path) != IN_MEMORY:
+            path.chmod(0o600)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_or_begin(path: Path, schema: str, *, quarantine: Path) -> sqlite3.Connection:
+    """Open a file to write; a damaged one is set aside with a warning, and a new one begun."""
+    try:
+        return open_to_write(path, schema)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        _log.warning("%s is damaged (%s); a new one is begun", path, error)
+        set_aside(path, quarantine)
+        return open_to_write(path, schema)
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Open a file without leaving files of SQLite's own beside it, unless a writer has some."""
+    log = path.with_name(path.name + "-wal")
+    options = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+    uri = f"{path.absolute().as_uri()}?{options}"
+    connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=WAIT_S)
+    connection.isolation_level = None
+    return connection
