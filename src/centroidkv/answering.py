@@ -164,7 +164,8 @@ class Answering:
         run.reused = sequence.num_tokens
         run.tier = "memory" if run.reused else "none"
         try:
-            run.match = self._blocks.match(self.namespace, run.prompt.token_ids)
+            found = self._blocks.match(self.namespace, run.prompt.token_ids)
+            run.match = found.on_grid(self.model.grid_tokens)
         except (sqlite3.Error, OSError) as error:
             run.problem = "store_failed"
             self._learner.fault("store_failed", error)
@@ -253,6 +254,7 @@ class Answering:
             run.record,
             reused=run.reused,
             miss=run.problem or self._miss_reason(run),
+            grid=self.model.grid_tokens,
         )
         usage = replace(usage, outcome=outcome, reason=reason)
         answered = Answered(

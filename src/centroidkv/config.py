@@ -186,7 +186,8 @@ class EngineConfig(_Settings):
 
     `template_date` is what a chat template that prints the date prints: an ISO date, the same
     one every day so that prompts begin alike, or `today`, which loses every prefix at midnight.
-    `drafts` lets earlier answers be guessed from; the model verifies every guess.
+    `drafts` lets earlier answers be guessed from; the model verifies every guess. `bitwise` makes
+    logits equal to the bit with reuse on and off; it reuses less, and leaves drafts out.
 
     `reuse` is what requests use that do not say so themselves. For `representative`,
     `representative_form` says what a hit takes from the cluster's representative: its stored
@@ -216,6 +217,7 @@ class EngineConfig(_Settings):
     keep_versions: int = 3
     read_only: bool = False
     drafts: bool = True
+    bitwise: bool = False
     preset: str | None = None
     reuse: Reuse = "exact"
     representative_form: Literal["answer", "continue", "append"] = "continue"

@@ -73,7 +73,7 @@ class Learner:
             path = store.path / "history.sqlite"
             self.history = open_history(path, versions.namespace, quarantine=quarantine)
             self._figures = FigureFile(store.path, quarantine=quarantine)
-            if store.config.drafts:
+            if store.config.drafts and model.grid_tokens == 1:
                 path = store.path / "drafts.sqlite"
                 self._drafts = DraftStore(path, namespace, quarantine=quarantine)
 
@@ -118,7 +118,9 @@ class Learner:
         # An arena may have held more of the prompt than the store does.
         stored = min(usage.reused_tokens, answered.match.num_tokens)
         kept = answered.prompt.token_ids
-        if answered.is_conversation:
+        if self._model.grid_tokens > 1:
+            kept = self._on_grid(kept)
+        elif answered.is_conversation:
             # The last token decoded has no KV: it was never run.
             kept = (*kept, *answered.answer)[: sequence.num_tokens]
         if answered.is_conversation or usage.outcome in ("miss", "partial"):
@@ -141,6 +143,10 @@ class Learner:
             )
             for link in chain(self.namespace, token_ids, border)
         ]
+
+    def _on_grid(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the part of a prompt whose KV may be kept."""
+        return token_ids[: len(token_ids) - len(token_ids) % self._model.grid_tokens]
 
     def _later(self, answered: Answered, pieces: list[Piece]) -> None:
         blocks = self.store.blocks
@@ -196,8 +202,10 @@ class Learner:
         A prompt with only the cluster's first pins leaves a longer prefix that is there alone.
         """
         manifest = self.store.blocks.disk.manifest
-        links = chain(self.namespace, prompt.token_ids)
-        end = where.pins_end or len(prompt)
+        links = chain(self.namespace, self._on_grid(prompt.token_ids))
+        if not links:
+            return False
+        end = min(where.pins_end or len(prompt), links[-1].stop)
         head = block_id(self.namespace, prompt.token_ids[: where.head])
         rows = [
             r

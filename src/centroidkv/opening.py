@@ -38,7 +38,20 @@ def as_messages(prompt: Any) -> str | Sequence[Message]:
 
 
 def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
-    """Load a model by name or path, or wrap a loaded one; a `CausalModel` is taken as it is."""
+    """Load a model by name or path, or wrap a loaded one; a `CausalModel` is taken as it is.
+
+    Raises:
+        ConfigError: `bitwise` is set, which cannot be promised for a model that is not ours.
+    """
+    found = _model(model, tokenizer, config)
+    if not config.bitwise or found.grid_tokens > 1:
+        return found
+    from centroidkv.models.grid import GridModel
+
+    return GridModel(found)
+
+
+def _model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
     if isinstance(model, CausalModel):
         return model
     from centroidkv.models.loading import load_model, wrap_model

@@ -49,16 +49,25 @@ def _span(text: str, part: str) -> tuple[int, int]:
 
 
 def classify(
-    prompt: Prompt, where: Layout, record: Record | None, *, reused: int, miss: Reason
+    prompt: Prompt,
+    where: Layout,
+    record: Record | None,
+    *,
+    reused: int,
+    miss: Reason,
+    grid: int = 1,
 ) -> tuple[Outcome, Reason]:
     """Decide outcome and reason.
 
     A hit computed at most one block besides the question. The head alone is a miss, and so is
-    less than one block behind it: what was only found is not a hit.
+    less than one block behind it: what was only found is not a hit. On a grid of that many
+    tokens, the pins count as far as they fill chunks, and a hit computed at most one chunk.
     """
-    has_pins = record is not None and record.num_pins > 0 and reused >= where.pins_end > 0
+    whole_pins = where.pins_end - where.pins_end % grid
+    has_pins = record is not None and record.num_pins > 0 and where.pins_end > 0
+    has_pins = has_pins and reused >= max(1, whole_pins)
     if not has_pins and reused < where.head + BLOCK_TOKENS:
         return "miss", "head_only" if reused and miss == "no_route" else miss
-    if len(prompt) - reused <= BLOCK_TOKENS + where.question:
+    if len(prompt) - reused <= max(BLOCK_TOKENS, grid) + where.question:
         return "hit", "pinned_prefix" if has_pins else "repeated_prefix"
     return "partial", "extra_passages" if has_pins else "prefix_differs"

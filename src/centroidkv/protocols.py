@@ -129,6 +129,13 @@ class CausalModel(Protocol):
         """Most tokens a sequence may have, prompt and answer together."""
 
     @property
+    def grid_tokens(self) -> int:
+        """KV is kept and reused in whole multiples of so many tokens of a prompt.
+
+        1 where any border will do. Above 1 the KV of decoded tokens is not kept.
+        """
+
+    @property
     def tool_format(self) -> ToolFormat | None:
         """How tool calls are written in an answer; None when tools cannot be rendered."""
 

@@ -135,6 +135,11 @@ class Warmer:
         if shared < where.pins_end:
             self._problems["two questions of a cluster share no prompt up to the pins' end"] += 1
             return
+        shared -= shared % self._model.grid_tokens
+        if not shared:
+            self._problems["the prefix is shorter than the grid of bitwise mode"] += 1
+            return
+        where = replace(where, pins_end=min(where.pins_end, shared))
         head = Prompt(prompt.text, prompt.token_ids[:shared], prompt.offsets[:shared])
         if self._is_filled(cluster, head, where):
             self._counts["already"] += 1
@@ -198,6 +203,7 @@ class Warmer:
         sequence = self._model.open_sequence(len(prefix) + 1)
         try:
             match = blocks.match(self._learner.namespace, prefix.token_ids)
+            match = match.on_grid(self._model.grid_tokens)
             for step in match.steps:
                 block = blocks.get(step.id)
                 if block is None:

@@ -107,3 +107,20 @@ def test_a_long_head_reused_alone_is_no_hit() -> None:
         "miss",
         "block_damaged",
     )
+
+
+@pytest.mark.parametrize(
+    ("pins_end", "reused", "expected"),
+    [
+        (800, 768, ("hit", "pinned_prefix")),  # the pins' whole chunks; 232 tokens computed
+        (600, 512, ("partial", "extra_passages")),
+        (600, 256, ("partial", "prefix_differs")),
+        (200, 0, ("miss", "not_admitted")),  # pins that fill no chunk cannot be reused alone
+        (200, 768, ("hit", "pinned_prefix")),
+        (0, 768, ("hit", "repeated_prefix")),
+    ],
+)
+def test_on_a_grid_pins_and_hits_are_counted_in_chunks(pins_end, reused, expected) -> None:
+    where = Layout(100, pins_end, 20, is_question_first=False)
+    found = record("CARDS", num_pins=1 if pins_end else 0)
+    assert classify(LONG, where, found, reused=reused, miss="not_admitted", grid=256) == expected

@@ -71,6 +71,11 @@ class Match:
     def num_tokens(self) -> int:
         return self.steps[-1].stop if self.steps else 0
 
+    def on_grid(self, grid_tokens: int) -> "Match":
+        """Return the part that ends on a multiple of `grid_tokens`: 1, or whole blocks."""
+        end = self.num_tokens - self.num_tokens % grid_tokens
+        return Match(tuple(s for s in self.steps if s.stop <= end))
+
 
 def namespace_id(*parts: str) -> str:
     """Derive the id that seeds every block of one model and tenant.

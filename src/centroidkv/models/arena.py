@@ -147,7 +147,8 @@ class Arena:
 
     @property
     def num_tokens(self) -> int:
-        return self._layers[0].num_tokens
+        # A forward that broke off has reached the first layers only.
+        return self._layers[-1].num_tokens
 
     def resize(self, num_tokens: int) -> None:
         """Declare the first `num_tokens` valid and the rest free."""

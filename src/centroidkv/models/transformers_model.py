@@ -39,6 +39,8 @@ class TransformersModel:
         today: What chat templates that print the date print; None for the real date.
     """
 
+    grid_tokens = 1
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -212,6 +214,10 @@ class _ArenaSequence:
 
     def snapshot(self, start: int, stop: int) -> KVBlock:
         return self._open.snapshot(start, stop)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget the KV behind the first `num_tokens`."""
+        self._open.resize(num_tokens)
 
     def close(self) -> None:
         if self._arena is not None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from centroidkv.kv.blocks import (
     BLOCK_TOKENS,
     Match,
+    Step,
     block_id,
     chain,
     longest_prefix,
@@ -143,3 +144,12 @@ def test_an_empty_store_and_an_empty_prompt_match_nothing() -> None:
     store_sequence(store, range(100))
     assert longest_prefix(store, NAMESPACE, ()).num_tokens == 0
     assert longest_prefix(store, namespace_id("other"), range(100)).num_tokens == 0
+
+
+def test_on_a_grid_a_match_ends_with_a_whole_chunk() -> None:
+    ends = (64, 128, 192, 256, 320, 350)
+    match = Match(tuple(Step(str(e), max(0, e - 64), e) for e in ends))
+    assert match.on_grid(1) == match
+    assert match.on_grid(256).num_tokens == 256
+    assert match.on_grid(512) == Match(())
+    assert Match(()).on_grid(256) == Match(())

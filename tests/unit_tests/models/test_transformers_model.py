@@ -455,3 +455,26 @@ def test_doubled_roles_are_merged_where_the_template_refuses_them() -> None:
         with_template("{{ raise_exception('roles must alternate') }}", adds_bos=False).encode(
             doubled
         )
+
+
+def test_a_forward_that_broke_off_leaves_no_kv_of_some_layers_only() -> None:
+    """The next request takes the arena over; layers that were not reached hold nothing."""
+    model, prompt = wrap("llama"), tokens(80)
+    expected = greedy(model, prompt)
+    greedy(model, tokens(90, seed=9))  # what the arena holds then is of another prompt
+
+    def breaks(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.model.model.layers[1].register_forward_pre_hook(breaks)
+    sequence = model.open_sequence(100, prompt, namespace="n")
+    with pytest.raises(KeyboardInterrupt):
+        sequence.prefill(prompt)
+    hook.remove()
+    sequence.close()
+    again = model.open_sequence(100, prompt, namespace="n")
+    again.prefill(prompt[again.num_tokens :])
+    found = list(again.decode(Sampling(max_tokens=8)))
+    again.close()
+    assert [t.id for t in found] == expected[0]
+    assert [t.margin for t in found] == pytest.approx(expected[1], abs=1e-4)
