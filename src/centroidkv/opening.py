@@ -38,7 +38,25 @@ def as_messages(prompt: Any) -> str | Sequence[Message]:
 
 
 def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
-    """Load a model by name or path, or wrap a loaded one; a `CausalModel` is taken as it is."""
+    """Load a model by name or path, or wrap a loaded one; a `CausalModel` is taken as it is.
+
+    A draft model is given to the model, and so to all engines that use it.
+    """
+    opened = _opened(model, tokenizer, config)
+    if config.draft_model is not None:
+        from centroidkv.models.draft_loading import attach_draft_model
+
+        attach_draft_model(
+            opened,
+            config.draft_model,
+            device=config.device,
+            dtype=config.dtype,
+            arena_budget_bytes=config.draft_arena_budget_bytes,
+        )
+    return opened
+
+
+def _opened(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
     if isinstance(model, CausalModel):
         return model
     from centroidkv.models.loading import load_model, wrap_model
