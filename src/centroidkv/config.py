@@ -250,12 +250,10 @@ class EngineConfig(_Settings):
             self.chroma is None or str(self.chroma).startswith(("http://", "https://")),
             f"chroma must be the http:// address of a Chroma server, not {self.chroma!r}",
         )
-
         _require(
             self.template_date == "today" or _is_date(self.template_date),
             f"template_date must be a date as 2025-01-31, or 'today', not {self.template_date!r}",
         )
-
         _require(
             self.preset is None or self.preset in _PRESETS,
             f"preset must be one of {', '.join(_PRESETS)}, or None, not {self.preset!r}",
