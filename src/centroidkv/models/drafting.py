@@ -23,7 +23,7 @@ LONGEST_MATCH, SHORTEST_MATCH = 4, 2
 _PRIOR: dict[Kind, tuple[float, float]] = {
     "repeat": (9.0, 10.0),
     "match": (4.0, 10.0),
-    "model": (6.0, 10.0),
+    "model": (3.0, 5.0),
 }
 _FADE = 0.98  # of the weight of earlier guesses, for each new one
 _NEWEST = 0.1  # weight of the newest time
