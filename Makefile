@@ -3,7 +3,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full chat test unit conformance lint format bench experiments
+.PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ format: $(READY)  ## format the code
 bench: $(READY)  ## measure the claims of docs/benchmarks.md
 	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/coverage.py
 	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/overhead.py
+
+profile: $(READY)  ## time each stage of a request, and write a torch.profiler trace to build/profile
+	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/stages.py
 
 # What was measured is kept in WORK, so that a run that was stopped goes on where it was.
 DATA ?= ../shared/data

@@ -280,7 +280,7 @@ class Answering:
         manifest = self._blocks.disk.manifest
         try:
             if not run.reused and manifest.is_empty(self.namespace):
-                return "other_model" if manifest.num_blocks() else "empty_store"
+                return "empty_store" if manifest.is_empty() else "other_model"
         except sqlite3.Error:
             return "store_failed"
         if run.record is None:

@@ -186,8 +186,10 @@ class EngineConfig(_Settings):
 
     `template_date` is what a chat template that prints the date prints: an ISO date, the same
     one every day so that prompts begin alike, or `today`, which loses every prefix at midnight.
-    `drafts` lets earlier answers be guessed from; the model verifies every guess. `bitwise` makes
-    logits equal to the bit with reuse on and off; it reuses less, and leaves drafts out.
+    `drafts` lets earlier answers be guessed from; the model verifies every guess. `draft_model`
+    is a small model of the same tokenizer that guesses where they have less to offer: a name,
+    folder, hub id or loaded model. `bitwise` makes logits equal to the bit with reuse on and off;
+    it reuses less, and leaves drafts out.
 
     `reuse` is what requests use that do not say so themselves. For `representative`,
     `representative_form` says what a hit takes from the cluster's representative: its stored
@@ -218,6 +220,7 @@ class EngineConfig(_Settings):
     read_only: bool = False
     drafts: bool = True
     bitwise: bool = False
+    draft_model: Any = None
     preset: str | None = None
     reuse: Reuse = "exact"
     representative_form: Literal["answer", "continue", "append"] = "continue"
@@ -251,12 +254,10 @@ class EngineConfig(_Settings):
             self.chroma is None or str(self.chroma).startswith(("http://", "https://")),
             f"chroma must be the http:// address of a Chroma server, not {self.chroma!r}",
         )
-
         _require(
             self.template_date == "today" or _is_date(self.template_date),
             f"template_date must be a date as 2025-01-31, or 'today', not {self.template_date!r}",
         )
-
         _require(
             self.preset is None or self.preset in _PRESETS,
             f"preset must be one of {', '.join(_PRESETS)}, or None, not {self.preset!r}",
@@ -271,7 +272,14 @@ class EngineConfig(_Settings):
             self.max_error is None or (_is_number(self.max_error) and 0 < self.max_error < 1),
             f"max_error must be a number in (0, 1), or None, not {self.max_error!r}",
         )
+        self._check_drafts()
         self._check_pins()
+
+    def _check_drafts(self) -> None:
+        _require(
+            self.drafts or self.draft_model is None,
+            "draft_model guesses tokens, which drafts=False switches off; leave one of them out",
+        )
 
     def _check_pins(self) -> None:
         _require(
@@ -303,3 +311,8 @@ class EngineConfig(_Settings):
     def arena_budget_bytes(self) -> int:
         """The part of the memory budget that idle arenas may take."""
         return self.memory_budget_bytes // 4
+
+    @property
+    def draft_arena_budget_bytes(self) -> int:
+        """The part of the memory budget that idle arenas of the draft model may take."""
+        return self.memory_budget_bytes // 8 if self.draft_model is not None else 0

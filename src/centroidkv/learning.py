@@ -84,7 +84,9 @@ class Learner:
 
     def drafts(self, prompt: tuple[int, ...], record: Record | None) -> Drafts | None:
         """Return what the answer to a prompt may be guessed from."""
-        return self._drafts.find(prompt, self._scope(record)) if self._drafts else None
+        if self._drafts is not None:
+            return self._drafts.find(prompt, self._scope(record))
+        return Drafts(prompt) if self.store.config.drafts else None  # of a read-only store
 
     def _scope(self, record: Record | None) -> str:
         """Name the cluster whose answers are alike, "" for none."""

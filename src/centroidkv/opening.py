@@ -40,18 +40,30 @@ def as_messages(prompt: Any) -> str | Sequence[Message]:
 def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
     """Load a model by name or path, or wrap a loaded one; a `CausalModel` is taken as it is.
 
+    A draft model is given to the model, and so to all engines that use it.
+
     Raises:
         ConfigError: `bitwise` is set, which cannot be promised for a model that is not ours.
     """
-    found = _model(model, tokenizer, config)
-    if not config.bitwise or found.grid_tokens > 1:
-        return found
-    from centroidkv.models.grid import GridModel
+    opened = _opened(model, tokenizer, config)
+    if config.bitwise and opened.grid_tokens <= 1:
+        from centroidkv.models.grid import GridModel
 
-    return GridModel(found)
+        return GridModel(opened)
+    if config.draft_model is not None and not config.bitwise:
+        from centroidkv.models.draft_loading import attach_draft_model
+
+        attach_draft_model(
+            opened,
+            config.draft_model,
+            device=config.device,
+            dtype=config.dtype,
+            arena_budget_bytes=config.draft_arena_budget_bytes,
+        )
+    return opened
 
 
-def _model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
+def _opened(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
     if isinstance(model, CausalModel):
         return model
     from centroidkv.models.loading import load_model, wrap_model

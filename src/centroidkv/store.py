@@ -61,7 +61,8 @@ class Store:
             disk = DiskBlocks(path, budget_bytes=config.disk_budget_bytes, read_only=read_only)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"cannot open the store {path}: {error}") from error
-        memory = MemoryBlocks(budget_bytes=config.memory_budget_bytes - config.arena_budget_bytes)
+        arenas = config.arena_budget_bytes + config.draft_arena_budget_bytes
+        memory = MemoryBlocks(budget_bytes=config.memory_budget_bytes - arenas)
         self.blocks = TieredBlocks(memory, disk)
         self.plans = PlanFolder(path / "plans")
         self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)

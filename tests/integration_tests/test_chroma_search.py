@@ -66,3 +66,30 @@ def test_a_collection_made_with_the_same_settings_is_kept(client: chromadb.Clien
     ChromaIndex(client, plan, lambda: None)
     rows = client.get_collection(f"centroids-{plan.id}", embedding_function=None).get(ids=["3"])
     assert "block" in rows["metadatas"][0]["last_blocks"]
+
+
+@pytest.mark.parametrize("num_domains", [2, 300])
+def test_with_a_domain_the_nearest_that_serves_it_is_found(
+    client: chromadb.ClientAPI, num_domains: int
+) -> None:
+    """Among few domains the neighbours have one that serves; among many a filter must find it."""
+    vectors, asked = clumps(2000, seed=1), clumps(100, seed=2)
+    clusters = tuple(
+        Cluster(
+            i, v, f"q{i}", (), ("p",), 0.5, 1, f"d{i % num_domains}", (f"d{(i + 1) % num_domains}",)
+        )
+        for i, v in enumerate(vectors)
+    )
+    plan = Plan("f" * 64, 1, identity(), clusters)
+    index = ChromaIndex(client, plan, lambda: None)
+    right = 0
+    for number, vector in enumerate(asked):
+        domain = f"d{number % num_domains}"
+        own = [c.id for c in clusters if domain in (c.domain, *c.guests)]
+        exact = own[int(nearest_centroid(vector[None], vectors[own])[0])]
+        right += index.nearest(vector, domain) == exact
+    assert right >= 99
+    assert index.nearest(asked[0], "unheard of") is None
+    more = Cluster(2000, asked[0], "new", (), ("p",), 0.5, 1, "unheard of")
+    index.put([more], asked[:1])
+    assert index.nearest(asked[0], "unheard of") == 2000

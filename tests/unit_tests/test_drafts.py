@@ -9,6 +9,7 @@ from centroidkv import Engine
 from centroidkv.drafts import ANSWERS_PER_CLUSTER, DraftStore
 from centroidkv.models.drafting import Kind, Pace
 from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.types import Drafts
 from word_bank import ask, build_and_warm
 
 
@@ -113,3 +114,15 @@ def test_the_same_question_again_computes_one_prompt_token(
     # Its arena was not given to anybody else meanwhile.
     assert second.usage.computed_tokens == 1
     assert engine.check().is_clean
+
+
+def test_a_read_only_store_guesses_from_the_prompt(
+    open_engine: Callable[..., Engine], eager: None
+) -> None:
+    with open_engine() as engine:
+        build_and_warm(engine)
+        cold = ask(engine, "please block my lost card", reuse="off")
+    reading = open_engine(read_only=True)
+    prompt = (1, 2, 3)
+    assert reading._learner.drafts(prompt, None) == Drafts(prompt)
+    assert ask(reading, "please block my lost card").token_ids == cold.token_ids

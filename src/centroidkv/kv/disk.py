@@ -49,7 +49,7 @@ class DiskBlocks:
                 raise
             faults = [str(error)]
         if manifest is not None and not faults:
-            if not self.read_only and manifest.num_blocks() == 0:
+            if not self.read_only and manifest.is_empty():
                 self._index_files(manifest)
             return manifest
         if manifest is not None:

@@ -148,21 +148,24 @@ class Manifest:
                 found.append((str(block), unpack(tokens)))
         return found
 
-    def add(self, row: BlockRow) -> None:
-        """Insert a block; one that is known already stays as it is."""
+    def add(self, *rows: BlockRow) -> None:
+        """Insert blocks at once; one that is known already stays as it is."""
         with self._writing() as db:
             self._clock += 1
-            db.execute(
+            db.executemany(
                 "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    row.id,
-                    row.parent,
-                    row.namespace,
-                    pack(row.token_ids),
-                    len(row.token_ids) == BLOCK_TOKENS,
-                    row.num_bytes,
-                    self._clock,
-                ),
+                [
+                    (
+                        row.id,
+                        row.parent,
+                        row.namespace,
+                        pack(row.token_ids),
+                        len(row.token_ids) == BLOCK_TOKENS,
+                        row.num_bytes,
+                        self._clock,
+                    )
+                    for row in rows
+                ],
             )
 
     def replace_tail(self, old: str, new: str) -> None:
@@ -207,7 +210,10 @@ class Manifest:
             return self._number("SELECT COUNT(*) FROM blocks")
         return self._number("SELECT COUNT(*) FROM blocks WHERE namespace = ?", namespace)
 
-    def is_empty(self, namespace: str) -> bool:
+    def is_empty(self, namespace: str | None = None) -> bool:
+        """Tell whether there are no blocks, of one namespace or at all; counts nothing."""
+        if namespace is None:
+            return not self._rows("SELECT 1 FROM blocks LIMIT 1")
         return not self._rows("SELECT 1 FROM blocks WHERE parent = ? LIMIT 1", namespace)
 
     # prefixes of clusters

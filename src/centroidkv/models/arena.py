@@ -218,6 +218,11 @@ class ArenaPool:
                 return self._taken(min(vacant or fitting, key=lambda a: a.capacity), 0)
         return Arena(self.shape, _rounded(capacity))
 
+    def num_held(self, wanted: Resident) -> int:
+        """Count the leading tokens of `wanted` that an idle arena holds the KV of."""
+        with self._lock:
+            return max((_worth_keeping(a.resident, wanted) for a in self._free), default=0)
+
     def _taken(self, arena: Arena, num_tokens: int) -> Arena:
         self._free.remove(arena)
         arena.resize(num_tokens)

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from centroidkv.models.arena import Arena
+from centroidkv.models.draft_model import ModelDrafter
 from centroidkv.models.drafting import Drafter, Kind, Pace
 from centroidkv.types import Drafts
 
@@ -25,10 +26,19 @@ class Steps:
     """Walks through an answer behind a prefilled prompt.
 
     Between two calls the arena counts just the tokens that were taken; the KV of guesses that are
-    not confirmed lies behind them and is written over.
+    not confirmed lies behind them and is written over. A `small` model guesses from the first step
+    on, not behind the prompt, which would delay the first token.
     """
 
-    def __init__(self, owner: _Forward, arena: Arena, drafts: Drafts | None, *, limit: int) -> None:
+    def __init__(
+        self,
+        owner: _Forward,
+        arena: Arena,
+        drafts: Drafts | None,
+        *,
+        limit: int,
+        small: ModelDrafter | None = None,
+    ) -> None:
         self._owner = owner
         self._arena = arena
         self._limit = limit  # most tokens that may ever have KV here
@@ -38,6 +48,7 @@ class Steps:
         self._guess: Sequence[int] = ()  # what the draft is the part of that was worth a forward
         self._kind: Kind = "match"
         self._drafter = Drafter(drafts) if drafts is not None else None
+        self._small = small
 
     @property
     def logits(self) -> torch.Tensor:
@@ -62,6 +73,7 @@ class Steps:
                 self._owner.pace.guessed(self._kind, is_right=right)
             self._drafter.push(token)
         if is_drafted:
+            self._owner.pace.saved(self._kind)
             self._arena.resize(self._arena.num_tokens + 1)
             self._row += 1
         else:
@@ -72,6 +84,8 @@ class Steps:
         valid = self._arena.num_tokens + len(token_ids)
         self._draft = self._worth_verifying(len(token_ids), room=self._limit - valid)
         rows = 1 + len(self._draft)
+        if self._draft:
+            self._owner.pace.verified(self._kind, len(self._draft), behind=len(token_ids))
         self._rows = self._owner.forward([*token_ids, *self._draft], self._arena, rows=rows)
         self._row = 0
         self._arena.resize(valid)
@@ -80,6 +94,19 @@ class Steps:
         if self._drafter is None or room < 1:
             self._guess = ()
             return ()
+        pace = self._owner.pace
         self._kind, self._guess = self._drafter.propose()
         most = min(room, len(self._guess))
-        return self._guess[: self._owner.pace.length(self._kind, most, behind=behind)]
+        num = pace.length(self._kind, most, behind=behind)
+        answer = self._drafter.answer
+        if self._small is not None and answer:
+            over_s = pace.choice(self._kind, most, behind=behind)[1] if num else 0.0
+            guessed = self._small.propose(answer, room=room, over_s=over_s)
+            if guessed:
+                self._kind, self._guess, num = "model", guessed, len(guessed)
+        return self._guess[:num]
+
+    def close(self) -> None:
+        """Let the small model keep what it has read."""
+        if self._small is not None and self._drafter is not None:
+            self._small.close(len(self._drafter.answer))

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, UnsupportedModel
 from centroidkv.models.arena import NOBODY, Arena, ArenaPool, Resident, kv_shape
+from centroidkv.models.draft_model import DraftModel, ModelDrafter
 from centroidkv.models.drafting import Pace
 from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
@@ -62,6 +63,7 @@ class TransformersModel:
         accepted = inspect.signature(model.forward).parameters
         self._can_keep_last = "logits_to_keep" in accepted
         self.pace = Pace()
+        self.draft_model: DraftModel | None = None  # see `draft_loading.attach_draft_model`
         self._end_ids = _end_ids(model, tokenizer)
 
     @property
@@ -130,6 +132,10 @@ class TransformersModel:
             raise ContextTooLong(prompt_tokens=capacity, context_tokens=self.context_tokens)
         return _ArenaSequence(self, self._arenas, capacity, Resident.of(namespace, prompt))
 
+    def num_held(self, prompt: Sequence[int], *, namespace: str) -> int:
+        """Count the leading tokens of a prompt that a sequence opened for it would hold."""
+        return self._arenas.num_held(Resident.of(namespace, prompt))
+
     def forward(self, token_ids: Sequence[int], arena: Arena, *, rows: int = 1) -> torch.Tensor:
         """Run tokens behind the arena's KV; return the logits of the last ones, [rows, vocabulary].
 
@@ -188,8 +194,22 @@ class _ArenaSequence:
         *before, last = range(0, len(token_ids), PREFILL_TOKENS)
         for start in before:
             self._owner.forward(token_ids[start : start + PREFILL_TOKENS], self._open)
-        self._steps = Steps(self._owner, self._open, drafts, limit=self._capacity)
+        small = self._small_model(drafts) if drafts is not None else None
+        self._steps = Steps(self._owner, self._open, drafts, limit=self._capacity, small=small)
         self._steps.begin(token_ids[last:])
+
+    def _small_model(self, drafts: Drafts) -> ModelDrafter | None:
+        draft = self._owner.draft_model
+        if draft is None:
+            return None
+        where = self._wanted.namespace
+        return draft.begin(
+            self._owner.pace, drafts.prompt, namespace=where, capacity=self._capacity
+        )
+
+    def rewind(self, num_tokens: int) -> None:
+        """Forget what stands behind the first `num_tokens` tokens."""
+        self._open.resize(num_tokens)
 
     def decode(self, sampling: Sampling) -> Iterator[Token]:
         steps = self._steps
@@ -221,6 +241,8 @@ class _ArenaSequence:
 
     def close(self) -> None:
         if self._arena is not None:
+            if self._steps is not None:
+                self._steps.close()
             self._pool.give(self._arena, self._resident(self._arena.num_tokens))
             self._arena = None
 

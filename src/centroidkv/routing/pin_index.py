@@ -4,6 +4,7 @@ Owns an inverted index over the clusters of one plan. Knows neither tokens nor K
 texts, and a text costs what it is long.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -82,10 +83,13 @@ class PinIndex:
             return None
         numbers, positions, ends, spared = _in_order(np.concatenate(held))
         costs = carry_cost * ends - spared
-        for cost in np.unique(costs[costs < 0]):
+        sparing = np.flatnonzero(costs < 0)
+        ranked = sparing[costs[sparing].argsort(kind="stable")]
+        # Equals together, the best first, and no further than one is found that serves.
+        for _, equals in itertools.groupby(ranked.tolist(), key=costs.__getitem__):
             rows = [
                 (cluster, int(positions[i]))
-                for i in np.flatnonzero(costs == cost)
+                for i in equals
                 for cluster in self._clusters[numbers[i]]
                 if domain is None or domain in (cluster.domain, *cluster.guests)
             ]
@@ -101,7 +105,9 @@ class PinIndex:
 
 def _in_order(events: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
     """Sort (list, position, end, length) and sum the lengths within each list up to each row."""
-    events = events[np.lexsort((events[:, 1], events[:, 0]))]
+    # By list, then position; each text's own rows are in order already, so this only merges.
+    longest = int(events[:, 1].max()) + 1
+    events = events[(events[:, 0] * longest + events[:, 1]).argsort(kind="stable")]
     numbers, positions, ends, lengths = events.T
     total = lengths.cumsum()
     begins = np.flatnonzero(np.diff(numbers, prepend=-1))

@@ -2,7 +2,8 @@
 
 `SentenceTransformer.encode` serves every kind of model and input, and each single question pays for
 that. Where a model is nothing but an encoder of text, the mean over its tokens and perhaps a
-normalisation, the same numbers are had by calling those parts. Knows no store and no plan.
+normalisation, the same numbers are had by calling those parts; a single text of a BERT goes a
+shorter way still (`bert.py`). Knows no store and no plan.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from centroidkv.types import FloatArray
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from centroidkv.routing.bert import QuestionEncoder
 
 __all__ = ["SentencePipeline"]
 
@@ -29,6 +32,7 @@ class SentencePipeline:
         self._device = device
         self._max_tokens = max_tokens
         encoder.eval()
+        self._alone = _alone(encoder, tokenizer, max_tokens)
 
     @classmethod
     def of(cls, model: "SentenceTransformer") -> "SentencePipeline | None":
@@ -59,6 +63,8 @@ class SentencePipeline:
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return unit vectors, [len(texts), dim]; texts of like length are run together."""
+        if len(texts) == 1 and self._alone is not None:
+            return self._alone.embed(texts[0])[None]
         import torch
 
         found = np.empty((len(texts), self._encoder.config.hidden_size), np.float32)
@@ -91,6 +97,12 @@ class SentencePipeline:
 
 # Encoders that attend both ways and whose rows in a batch do not depend on each other.
 _ENCODERS = {"bert", "distilbert", "mpnet", "roberta", "xlm-roberta", "electra"}
+
+
+def _alone(encoder: Any, tokenizer: Any, max_tokens: int) -> "QuestionEncoder | None":
+    from centroidkv.routing.bert import QuestionEncoder
+
+    return QuestionEncoder.of(encoder, tokenizer, max_tokens=max_tokens)
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[int]]:

@@ -129,6 +129,15 @@ def test_namespaces_are_counted_apart(manifest: Manifest) -> None:
     assert not manifest.is_empty(ROOT) and manifest.is_empty(namespace_id("third"))
 
 
+def test_many_rows_are_added_at_once_and_only_once(manifest: Manifest) -> None:
+    assert manifest.is_empty()
+    rows = [row((number,)) for number in range(50)]
+    manifest.add(*rows)
+    manifest.add(*rows)
+    assert (manifest.num_blocks(), manifest.disk_bytes()) == (50, 5000)
+    assert not manifest.is_empty()
+
+
 def test_a_prefix_follows_the_block_that_supersedes_its_tail(manifest: Manifest) -> None:
     tail, longer = row((1, 2)), row((1, 2, 3))
     manifest.add(tail)
