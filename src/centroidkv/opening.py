@@ -38,7 +38,11 @@ def as_messages(prompt: Any) -> str | Sequence[Message]:
 
 
 def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
-    """Load a model by name or path, or wrap a loaded one; a `CausalModel` is taken as it is."""
+    """Load a model by name or path, or wrap a loaded one; a `CausalModel` is taken as it is.
+
+    Raises:
+        ConfigError: A loaded model is to be quantised or placed.
+    """
     if isinstance(model, CausalModel):
         return model
     from centroidkv.models.loading import load_model, wrap_model
@@ -48,8 +52,15 @@ def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
             model,
             device=config.device,
             dtype=config.dtype,
+            device_map=config.device_map,
+            quantization=config.quantization,
             arena_budget_bytes=config.arena_budget_bytes,
             today=config.pinned_date,
+        )
+    if config.quantization is not None or config.device_map is not None:
+        raise ConfigError(
+            "quantization and device_map are for models that are loaded by name; "
+            "give them to from_pretrained"
         )
     return wrap_model(
         model,
