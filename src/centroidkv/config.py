@@ -191,6 +191,10 @@ class EngineConfig(_Settings):
     folder, hub id or loaded model. `bitwise` makes logits equal to the bit with reuse on and off;
     it reuses less, and leaves drafts out.
 
+    `device_map` places the parts of a model on several devices, instead of `device`, and
+    `quantization` is one of transformers' quantisation configs or its fields; both go to
+    transformers as they are.
+
     `reuse` is what requests use that do not say so themselves. For `representative`,
     `representative_form` says what a hit takes from the cluster's representative: its stored
     answer, its KV to decode from, or its KV with the new question appended; `max_error` is the
@@ -210,6 +214,8 @@ class EngineConfig(_Settings):
     chroma: str | None = None
     device: str | None = None
     dtype: str | None = None
+    device_map: str | Mapping[str, Any] | None = None
+    quantization: Any = None
     template_date: str = "2025-01-01"
     max_records: int = 256
     near_misses: int = 3
@@ -274,6 +280,7 @@ class EngineConfig(_Settings):
         )
         self._check_drafts()
         self._check_pins()
+        self._check_loading()
 
     def _check_drafts(self) -> None:
         _require(
@@ -289,6 +296,22 @@ class EngineConfig(_Settings):
         _require(
             _is_number(self.carry_cost) and 0 <= self.carry_cost < 1,
             f"carry_cost must be a number in [0, 1), not {self.carry_cost!r}",
+        )
+
+    def _check_loading(self) -> None:
+        _require(
+            self.device is None or self.device_map is None,
+            "device and device_map exclude each other; give one of them",
+        )
+        _require(
+            self.device_map is None or isinstance(self.device_map, str | Mapping),
+            f"device_map must be a word such as 'auto' or a mapping, not {self.device_map!r}",
+        )
+        known = self.quantization
+        _require(
+            known is None or isinstance(known, Mapping) or hasattr(known, "to_dict"),
+            f"quantization must be one of transformers' quantisation configs or a dict of its "
+            f"fields, not {known!r}",
         )
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:

@@ -43,14 +43,15 @@ def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
     A draft model is given to the model, and so to all engines that use it.
 
     Raises:
-        ConfigError: `bitwise` is set, which cannot be promised for a model that is not ours.
+        ConfigError: A loaded model is to be quantised or placed; `bitwise` is set, which cannot be
+            promised for a model that is not ours.
     """
     opened = _opened(model, tokenizer, config)
     if config.bitwise and opened.grid_tokens <= 1:
         from centroidkv.models.grid import GridModel
 
         return GridModel(opened)
-    if config.draft_model is not None and not config.bitwise:
+    if config.draft_model is not None:
         from centroidkv.models.draft_loading import attach_draft_model
 
         attach_draft_model(
@@ -73,8 +74,15 @@ def _opened(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
             model,
             device=config.device,
             dtype=config.dtype,
+            device_map=config.device_map,
+            quantization=config.quantization,
             arena_budget_bytes=config.arena_budget_bytes,
             today=config.pinned_date,
+        )
+    if config.quantization is not None or config.device_map is not None:
+        raise ConfigError(
+            "quantization and device_map are for models that are loaded by name; "
+            "give them to from_pretrained"
         )
     return wrap_model(
         model,

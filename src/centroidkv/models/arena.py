@@ -13,35 +13,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import (
+    Cache,
+    DummyLayer,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
 
 from centroidkv.errors import UnsupportedModel
+from centroidkv.models.layer_memory import (
+    KVShape,
+    LayerMemory,
+    LayerShape,
+    read_bits,
+    write_bits,
+)
 from centroidkv.types import KVBlock
 
-__all__ = ["NOBODY", "Arena", "ArenaPool", "KVShape", "Resident", "kv_shape"]
+__all__ = ["NOBODY", "Arena", "ArenaPool", "KVShape", "Resident", "input_device", "kv_shape"]
 
 # Capacities are rounded up to this, so that an arena serves later requests of similar length.
 GRAIN_TOKENS = 256
 # Rotary positions that are rescaled by the length of the whole sequence: the KV of a prefix is
 # then another one in a longer prompt.
 LENGTH_DEPENDENT = {"dynamic", "longrope"}
-
-
-@dataclass(frozen=True, slots=True)
-class KVShape:
-    """What one token's KV looks like in a model."""
-
-    num_layers: int
-    kv_heads: int
-    key_dim: int
-    value_dim: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def bytes_per_token(self) -> int:
-        numbers = self.num_layers * self.kv_heads * (self.key_dim + self.value_dim)
-        return numbers * self.dtype.itemsize
+# Layers whose state up to a token can be had from a longer one: KV, token by token, or nothing.
+_CUTTABLE = {DynamicLayer, DynamicSlidingWindowLayer, DummyLayer}
+_ADVICE = "use a model with full or sliding-window attention in every layer"
 
 
 def kv_shape(model: PreTrainedModel) -> KVShape:
@@ -52,25 +51,42 @@ def kv_shape(model: PreTrainedModel) -> KVShape:
     """
     name = type(model).__name__
     cache = DynamicCache(config=model.config)
-    token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
-    with torch.inference_mode():
-        model(input_ids=token, past_key_values=cache, use_cache=True)
-    layers: list[Any] = list(cache.layers)
-    odd = {type(x).__name__ for x in layers if type(x) is not DynamicLayer}
+    token = torch.zeros((1, 1), dtype=torch.long, device=input_device(model))
+    try:
+        with torch.inference_mode():
+            model(input_ids=token, past_key_values=cache, use_cache=True)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedModel(
+            f"{name} does not run with transformers' common cache, so there is no reuse for it; "
+            f"{_ADVICE}"
+        ) from error
+    found: list[Any] = list(cache.layers)
+    odd = {type(x).__name__ for x in found if type(x) not in _CUTTABLE}
     odd |= {f"{kind} positions" for kind in _rope_kinds(model) & LENGTH_DEPENDENT}
-    if odd or not layers or any(x.keys is None or not x.keys.numel() for x in layers):
+    layers = [] if odd else [_layer_shape(layer) for layer in found]
+    if odd or not any(layers):
         kinds = ", ".join(sorted(odd)) or "no KV layers"
         raise UnsupportedModel(
             f"{name} uses {kinds}: its state cannot be cut into token prefixes, so there is no "
-            "exact reuse for it; use a model with full attention in every layer"
+            f"exact reuse for it; {_ADVICE}"
         )
-    shapes = {(layer.keys.shape, layer.values.shape) for layer in layers}
-    if len(shapes) != 1:
-        raise UnsupportedModel(f"{name} has layers of different KV shapes, which is not supported")
-    keys, values = layers[0].keys, layers[0].values
-    return KVShape(
-        len(layers), keys.shape[1], keys.shape[3], values.shape[3], keys.dtype, keys.device
-    )
+    dtypes = {layer.keys.dtype for layer in found if layer.keys is not None}
+    if len(dtypes) != 1:
+        raise UnsupportedModel(f"{name} keeps KV of several dtypes, which is not supported")
+    return KVShape.of(layers, dtypes.pop())
+
+
+def _layer_shape(layer: Any) -> LayerShape | None:
+    if layer.keys is None or not layer.keys.numel():
+        return None
+    keys, values = layer.keys, layer.values
+    window = getattr(layer, "sliding_window", None)
+    return LayerShape(keys.shape[1], keys.shape[3], values.shape[3], keys.device, window)
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Return where token ids belong: where the model begins, or the CPU if that is on disk."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
 
 
 def _rope_kinds(model: PreTrainedModel) -> set[str]:
@@ -109,6 +125,41 @@ class _ArenaLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.num_tokens -= abs(tokens_to_remove)
 
 
+class _WindowLayer(_ArenaLayer):  # type: ignore[no-untyped-call]
+    """A layer of which a token sees the last tokens alone.
+
+    What has left the window stays, so that the sequence can be cut at any token; attention gets
+    the same keys and values as from transformers' own layer, which drops them.
+    """
+
+    is_sliding = True
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, window: int) -> None:
+        super().__init__(keys, values)
+        self.window = window
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        first = self._first_seen
+        keys, values = super().update(key_states, value_states)
+        return keys[:, :, first:], values[:, :, first:]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.num_tokens + query_length - self._first_seen, self._first_seen
+
+    @property
+    def _first_seen(self) -> int:
+        """The first token that the next one sees."""
+        return max(self.num_tokens - self.window + 1, 0)
+
+
+def _as_layer(shape: LayerShape | None, keys: torch.Tensor, values: torch.Tensor) -> _ArenaLayer:
+    if shape is not None and shape.window is not None:
+        return _WindowLayer(keys, values, shape.window)
+    return _ArenaLayer(keys, values)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Resident:
     """Whose KV an arena holds: the token ids, [tokens], within one namespace; "" for nobody's."""
@@ -128,18 +179,25 @@ NOBODY = Resident("", np.empty(0, np.int64))
 class Arena:
     """KV memory for one sequence of at most `capacity` tokens.
 
-    `keys` has shape [layers, 1, kv_heads, capacity, key_dim], `values` accordingly.
+    `keys` has shape [layers, 1, kv_heads, capacity, key_dim], `values` accordingly. Both are empty
+    where layers of several shapes or devices have memory of their own.
     """
 
     def __init__(self, shape: KVShape, capacity: int) -> None:
         self.shape = shape
         self.capacity = capacity
         self.resident = NOBODY
-        size = (shape.num_layers, 1, shape.kv_heads, capacity)
+        apart = not shape.is_stacked
+        size = (0 if apart else shape.num_layers, 1, shape.kv_heads, capacity)
         self.keys = torch.empty(*size, shape.key_dim, dtype=shape.dtype, device=shape.device)
         self.values = torch.empty(*size, shape.value_dim, dtype=shape.dtype, device=shape.device)
-        self._layers = [_ArenaLayer(k, v) for k, v in zip(self.keys, self.values, strict=True)]
-        self.cache = Cache(layers=list(self._layers))
+        self._apart = LayerMemory(shape.with_kv, capacity, shape.dtype) if apart else None
+        holder: Any = self._apart or self
+        kinds: Sequence[LayerShape | None] = shape.with_kv or [None] * shape.num_layers
+        self._layers = [
+            _as_layer(*each) for each in zip(kinds, holder.keys, holder.values, strict=True)
+        ]
+        self.cache = Cache(layers=_with_gaps(shape, self._layers))
 
     @property
     def num_bytes(self) -> int:
@@ -158,33 +216,30 @@ class Arena:
     def append(self, block: KVBlock) -> None:
         """Copy a block's KV behind what is there."""
         start, stop = self.num_tokens, self.num_tokens + block.num_tokens
-        _write(self.keys[:, 0, :, start:stop], block.keys)
-        _write(self.values[:, 0, :, start:stop], block.values)
+        if self._apart is not None:
+            self._apart.write(start, block.keys, block.values)
+        else:
+            write_bits(self.keys[:, 0, :, start:stop], block.keys)
+            write_bits(self.values[:, 0, :, start:stop], block.values)
         self.resize(stop)
 
     def snapshot(self, start: int, stop: int) -> KVBlock:
         """Copy the KV of the tokens [start, stop) out."""
-        keys = _read(self.keys[:, 0, :, start:stop])
-        values = _read(self.values[:, 0, :, start:stop])
+        if self._apart is not None:
+            keys, values = self._apart.read(start, stop)
+        else:
+            keys = read_bits(self.keys[:, 0, :, start:stop])
+            values = read_bits(self.values[:, 0, :, start:stop])
         return KVBlock(keys, values, str(self.shape.dtype).removeprefix("torch."))
 
 
-def _write(target: torch.Tensor, source: NDArray[Any]) -> None:
-    if target.device.type == "cpu":
-        # numpy's strided copy runs at memory speed, several times faster than torch's here.
-        np.copyto(_bits(target).numpy(), source)
-    else:
-        target.copy_(torch.from_numpy(np.array(source)).view(target.dtype))
-
-
-def _read(source: torch.Tensor) -> NDArray[Any]:
-    copied: NDArray[Any] = _bits(source).cpu().numpy().copy()
-    return copied
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """View bfloat16, which numpy lacks, as its bit pattern."""
-    return tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+def _with_gaps(shape: KVShape, layers: Sequence[_ArenaLayer]) -> list[Any]:
+    """Return a cache's layers, with placeholders for those of a model that keep no KV."""
+    remaining = iter(layers)
+    if not shape.layers:
+        return list(remaining)
+    gap: Any = DummyLayer
+    return [gap() if layer is None else next(remaining) for layer in shape.layers]
 
 
 class ArenaPool:

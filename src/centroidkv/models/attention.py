@@ -37,6 +37,7 @@ def _attend(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend; query [batch, heads, new, dim], key and value [batch, kv_heads, all, dim]."""
+    attention_mask = _end_aligned(query, key, attention_mask)
     unusual = options.get("softcap") or options.get("position_bias") is not None
     if unusual or options.get("dropout") or query.shape[1] == key.shape[1]:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -55,3 +56,18 @@ def _attend(
         enable_gqa=True,
     )
     return output.transpose(1, 2).contiguous(), None
+
+
+def _end_aligned(
+    query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Return the mask of queries that are the last of their keys; [new, all] where it was left out.
+
+    Layers that share KV run the last queries alone, and leave a mask out that was not needed for
+    all of them. The kernel would count such queries from the first key on.
+    """
+    new, known = query.shape[2], key.shape[2]
+    if attention_mask is not None or not 1 < new < known:
+        return attention_mask
+    mask = torch.ones(new, known, dtype=torch.bool, device=query.device)
+    return mask.tril(known - new)

@@ -4,7 +4,6 @@ Fingerprints come from the files, never from a name: two folders with the same w
 their KV, and a model that was trained on does not meet the KV of what it was before.
 """
 
-import hashlib
 import json
 from datetime import date
 from pathlib import Path
@@ -20,8 +19,10 @@ from centroidkv.files import user_cache_folder
 from centroidkv.fingerprint import fingerprint, folder_digest
 from centroidkv.models.attention import use_shared_kv_heads
 from centroidkv.models.bundled import PREFIX, bundled_folder
+from centroidkv.models.placing import DeviceMap, Quantization, placement
 from centroidkv.models.rendering import TEMPLATE_DATE
 from centroidkv.models.transformers_model import TransformersModel, require_fast
+from centroidkv.models.weights import quantization_of, weights_digest
 
 _SHAPING = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
 
@@ -33,6 +34,8 @@ def load_model(
     *,
     device: str | None = None,
     dtype: str | None = None,
+    device_map: DeviceMap = None,
+    quantization: Quantization = None,
     arena_budget_bytes: int = 256 << 20,
     today: date | None = TEMPLATE_DATE,
 ) -> TransformersModel:
@@ -42,23 +45,27 @@ def load_model(
         source: `bundled:NAME`, a Hugging Face folder, a `.gguf` file, or a hub id.
         device: Where it runs; CUDA when there is one, else the CPU.
         dtype: A torch dtype's name; float32 on the CPU, else what the model was saved in.
+        device_map: Instead of `device`: which part runs where, as transformers takes it.
+        quantization: One of transformers' quantisation configs, or its fields as a dict.
         arena_budget_bytes: Memory that may be kept for arenas not in use.
         today: What chat templates that print the date print; None for the real date.
 
     Raises:
-        ModelNotFound: There is no such model.
+        ModelNotFound: There is no such model, or it cannot be loaded in this way.
         UnsupportedModel: Its state cannot be cut into prefixes.
     """
     folder, options = _locate(str(source))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind: Any = _dtype(dtype) if dtype else (torch.float32 if device == "cpu" else "auto")
+    places = placement("" if options else folder, device, device_map, quantization)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **places, **options)
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelNotFound(f"cannot load a model from {str(source)!r}: {first}") from error
-    model.to(torch.device(device))  # type: ignore[arg-type]
+    if "device_map" not in places:
+        model.to(torch.device(device))  # type: ignore[arg-type]
     use_shared_kv_heads(model)
     if (Path(folder) / "adapter_config.json").exists():
         # The adapter's folder does not hold the weights it adapts.
@@ -85,19 +92,15 @@ def wrap_model(
     if tokenizer is None:
         raise ConfigError("a loaded model needs its tokenizer too: tokenizer=...")
     require_fast(tokenizer)
-    hasher = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        hasher.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        raw = tensor.detach().cpu().contiguous().flatten()
-        hasher.update(raw.view(torch.uint8).numpy().data)
     config = model.config.to_dict()
-    for volatile in ("_name_or_path", "transformers_version"):
+    # How it is quantised is added as every model has it.
+    for volatile in ("_name_or_path", "transformers_version", "quantization_config"):
         config.pop(volatile, None)
     vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
     for state in ("truncation", "padding"):  # what the last call asked for
         vocabulary.pop(state, None)
     parts = [
-        hasher.hexdigest(),
+        weights_digest(model),
         json.dumps(config, sort_keys=True, default=str),
         json.dumps(vocabulary, sort_keys=True),
         str(tokenizer.chat_template),
@@ -141,8 +144,10 @@ def _files_digest(folder: str, options: dict[str, str]) -> str:
 
 
 def _runtime(model: PreTrainedModel) -> list[str]:
-    """What shapes KV besides the files: element type and attention kernel."""
-    return [str(model.dtype), str(model.config._attn_implementation)]
+    """What shapes KV besides the files: element type, attention kernel and quantisation."""
+    quantization = quantization_of(model)
+    kernel = str(model.config._attn_implementation)
+    return [str(model.dtype), kernel, *([quantization] if quantization else [])]
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -14,7 +14,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, UnsupportedModel
-from centroidkv.models.arena import NOBODY, Arena, ArenaPool, Resident, kv_shape
+from centroidkv.models.arena import (
+    NOBODY,
+    Arena,
+    ArenaPool,
+    Resident,
+    input_device,
+    kv_shape,
+)
+from centroidkv.models.cut_check import require_cuttable
 from centroidkv.models.draft_model import DraftModel, ModelDrafter
 from centroidkv.models.drafting import Pace
 from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
@@ -56,6 +64,7 @@ class TransformersModel:
         self.model = model
         self.tokenizer = tokenizer
         self.shape = kv_shape(model)
+        require_cuttable(model, self.shape)
         self._renderer = ChatRenderer(tokenizer, today=today)
         self._fingerprint = fingerprint
         self._arenas = ArenaPool(self.shape, budget_bytes=arena_budget_bytes)
@@ -141,7 +150,7 @@ class TransformersModel:
 
         All rows are computed where the model cannot leave the others out.
         """
-        ids = torch.tensor([list(token_ids)], device=self.model.device)
+        ids = torch.tensor([list(token_ids)], device=input_device(self.model))
         last = {"logits_to_keep": rows} if self._can_keep_last else {}
         with self._lock, torch.inference_mode():
             begin = time.perf_counter()

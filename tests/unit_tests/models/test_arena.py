@@ -165,25 +165,21 @@ def test_the_shape_is_read_from_the_model() -> None:
     assert kv_shape(make_llama().to(torch.bfloat16)).dtype == torch.bfloat16
 
 
+def test_windows_are_read_layer_by_layer() -> None:
+    found = kv_shape(build(Gemma2Config(**TINY, head_dim=8, sliding_window=16)))
+    assert [layer.window for layer in found.with_kv] == [16, None]
+    assert found.is_stacked and found.num_layers == 2
+
+
 def test_a_sliding_window_that_is_switched_off_is_plain_kv() -> None:
     assert kv_shape(build(MistralConfig(**TINY, sliding_window=None))).num_layers == 2
 
 
 def odd_models() -> dict[str, PretrainedConfig]:
-    from transformers import (
-        FalconMambaConfig,
-        Gemma3TextConfig,
-        Lfm2Config,
-        Phi3Config,
-        RwkvConfig,
-    )
+    from transformers import FalconMambaConfig, Lfm2Config, RwkvConfig
 
     mamba = {"vocab_size": 272, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
     return {
-        "sliding window": MistralConfig(**TINY, sliding_window=16),
-        "sliding window of phi": Phi3Config(**TINY, sliding_window=16, pad_token_id=0),
-        "alternating windows": Gemma2Config(**TINY, head_dim=8, sliding_window=16),
-        "gemma 3": Gemma3TextConfig(**TINY, head_dim=8, sliding_window=16),
         "mamba": MambaConfig(**mamba),
         "falcon mamba": FalconMambaConfig(**mamba),
         "convolutions": Lfm2Config(**TINY, layer_types=["conv", "full_attention"]),
@@ -199,8 +195,8 @@ def test_a_model_whose_state_cannot_be_cut_is_refused(kind: str) -> None:
 
 
 def test_a_refused_model_is_told_what_to_do() -> None:
-    with pytest.raises(UnsupportedModel, match="use a model with full attention in every layer"):
-        kv_shape(build(MistralConfig(**TINY, sliding_window=16)))
+    with pytest.raises(UnsupportedModel, match="use a model with full or sliding-window attention"):
+        kv_shape(build(odd_models()["mamba"]))
 
 
 def test_reading_the_shape_leaves_the_model_as_it_was() -> None:

@@ -213,19 +213,11 @@ def test_a_gguf_file_that_is_none_is_a_model_error(tmp_path: Path) -> None:
         load_model(tmp_path / "model.gguf")
 
 
-def test_a_folder_of_a_model_with_a_window_is_refused(tmp_path: Path) -> None:
-    from transformers import MistralConfig, MistralForCausalLM
+def test_a_folder_of_a_model_with_a_running_state_is_refused(tmp_path: Path) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
 
-    config = MistralConfig(
-        vocab_size=272,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=8,
-    )
-    MistralForCausalLM(config).save_pretrained(tmp_path / "model")
+    config = MambaConfig(vocab_size=272, hidden_size=32, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
-    with pytest.raises(UnsupportedModel, match="MistralForCausalLM"):
+    with pytest.raises(UnsupportedModel, match="MambaForCausalLM"):
         load_model(tmp_path / "model")
