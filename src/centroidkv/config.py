@@ -287,6 +287,10 @@ class EngineConfig(_Settings):
             self.drafts or self.draft_model is None,
             "draft_model guesses tokens, which drafts=False switches off; leave one of them out",
         )
+        _require(
+            not self.bitwise or self.draft_model is None,
+            "draft_model guesses tokens, which bitwise=True leaves out; leave one of them out",
+        )
 
     def _check_pins(self) -> None:
         _require(

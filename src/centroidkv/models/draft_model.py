@@ -33,7 +33,7 @@ class _Sequence(Protocol):
     @property
     def logits(self) -> torch.Tensor: ...
     def prefill(self, token_ids: Sequence[int], drafts: Drafts | None = None) -> None: ...
-    def rewind(self, num_tokens: int) -> None: ...
+    def truncate(self, num_tokens: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -184,7 +184,7 @@ class ModelDrafter:
             self._sequence.prefill([*self._prompt[self._sequence.num_tokens :], *answer])
         else:
             shared = min(common_prefix(self._run, answer), len(answer) - 1)
-            self._sequence.rewind(len(self._prompt) + shared)
+            self._sequence.truncate(len(self._prompt) + shared)
             self._sequence.prefill(answer[shared:])
         self._run = list(answer)
         guesses: list[int] = []

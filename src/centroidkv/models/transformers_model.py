@@ -216,10 +216,6 @@ class _ArenaSequence:
             self._owner.pace, drafts.prompt, namespace=where, capacity=self._capacity
         )
 
-    def rewind(self, num_tokens: int) -> None:
-        """Forget what stands behind the first `num_tokens` tokens."""
-        self._open.resize(num_tokens)
-
     def decode(self, sampling: Sampling) -> Iterator[Token]:
         steps = self._steps
         assert steps is not None, "prefill comes before decode"
