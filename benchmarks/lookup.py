@@ -202,7 +202,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         opening[name] = round(time.perf_counter() - begin, 1)
         print(name, "ready after", opening[name], "s", flush=True)
     for number, question in enumerate(asked):
-        for case in CASES:
+        for case in CASES[number % 3 :] + CASES[: number % 3]:
             names = list(sides) if number % 2 else list(sides)[::-1]
             for name in names:
                 side = sides[name]

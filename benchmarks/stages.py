@@ -36,7 +36,7 @@ from centroidkv.routing.projection import Projection
 
 TOKENS = 32
 TRACED_TOKENS = 4
-CLUSTERS, PAST = 8, 80
+CLUSTERS, PAST = 4, 80
 
 
 class Stages:
@@ -104,12 +104,12 @@ ORDER = (
 )
 
 
-def watch(stages: Stages, engine: Engine) -> None:
-    """Time the parts of this engine's requests where they are called."""
+def points(engine: Engine) -> list[tuple[Any, str, str]]:
+    """Return what is timed of this engine's requests: owner, attribute and the stage it is."""
     sequence = engine.model.open_sequence(1)
     kind = type(sequence)
     sequence.close()
-    for owner, attribute, name in (
+    return [
         (routing.Router, "route", "route"),
         (routing.Router, "_embed", "  embed"),
         (Projection, "transform", "  reduce"),
@@ -124,8 +124,7 @@ def watch(stages: Stages, engine: Engine) -> None:
         (Steps, "take", "  decode, all steps"),
         (Learner, "after", "  learn, before the answer ends"),
         (Learner, "_later", "learn, behind the answer"),
-    ):
-        stages.watch(owner, attribute, name)
+    ]
 
 
 def build(engine: Engine, base: Any) -> None:
@@ -173,7 +172,8 @@ def main() -> None:
         base = bank.retriever(engine.router.embedder)
         if engine.router.plan is None:
             build(engine, base)
-        watch(stages, engine)
+        for owner, attribute, name in points(engine):
+            stages.watch(owner, attribute, name)
         request(engine, base, questions[-1], stages, TOKENS)
         stages.requests.clear()
         asked = questions[: options.questions]

@@ -23,6 +23,7 @@ ANSWER_TOKENS = 64.0  # of an answer, before any was seen
 _NEWEST = 0.1  # weight of the newest answer's length
 # A trial, where nothing is known to be gained: so many guesses, in so many forwards.
 TRIAL_TOKENS, TRIAL_ROUNDS = 2, 3
+MOST_GUESSES = 16  # in one forward
 
 __all__ = ["DraftModel", "ModelDrafter"]
 
@@ -112,15 +113,19 @@ class ModelDrafter:
             room: How many tokens may be guessed.
             over_s: What another draft saves, in seconds; these must save more.
         """
-        if self._is_over or (self._sequence is None and not self._is_worth_reading(answer, room)):
-            # Asked once an answer: the longer it is, the less is left to save.
-            self._is_over = self._is_over or not over_s
-            return ()
+        if self._is_over or (self._sequence is None and over_s):
+            return ()  # what is stored goes first
         step, catching_up = self._small.pace.seconds(1), self._catching_up_s(answer)
         if self._sequence is None:
+            # Asked once an answer: the longer it is, the less is left to save.
+            if not self._is_worth_reading(len(answer), room, reading=catching_up - step):
+                self._is_over = True
+                return ()
             catching_up = step
         num, saved = self._pace.choice(
-            "model", room, making=lambda extra: catching_up + (extra - 1) * step
+            "model",
+            min(room, MOST_GUESSES),
+            making=lambda extra: catching_up + (extra - 1) * step,
         )
         if self._rounds_left:
             self._rounds_left -= 1
@@ -145,15 +150,15 @@ class ModelDrafter:
             behind += len(self._prompt) - held
         return self._small.pace.seconds(max(behind, 1))
 
-    def _is_worth_reading(self, answer: Sequence[int], room: int) -> bool:
-        """Tell whether the rest of the answer promises to save what reading the prompt costs."""
+    def _is_worth_reading(self, num_answered: int, room: int, *, reading: float) -> bool:
+        """Tell whether the rest of the answer promises to save the seconds of reading."""
         if self._pace.is_paused("model"):
             return False
         step = self._small.pace.seconds(1)
-        reading = self._catching_up_s(answer) - step
-        num, saved = self._pace.choice("model", room, making=lambda extra: extra * step)
+        most = min(room, MOST_GUESSES)
+        num, saved = self._pace.choice("model", most, making=lambda extra: extra * step)
         expected = self._owner.mean_answer
-        left = min(room, max(expected - len(answer), expected / 4))
+        left = min(room, max(expected - num_answered, expected / 4))
         if num and saved * left / (1 + self._pace.right("model", num)) > reading:
             return True
         verifying = self._pace.seconds(1 + TRIAL_TOKENS) - self._pace.seconds(1)

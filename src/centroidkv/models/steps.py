@@ -99,9 +99,10 @@ class Steps:
         most = min(room, len(self._guess))
         num = pace.length(self._kind, most, behind=behind)
         answer = self._drafter.answer
-        if self._small is not None and answer:
+        if self._small is not None and answer and room > 1:
             over_s = pace.choice(self._kind, most, behind=behind)[1] if num else 0.0
-            guessed = self._small.propose(answer, room=room, over_s=over_s)
+            # A guess at the last token saves nothing: no forward follows it.
+            guessed = self._small.propose(answer, room=room - 1, over_s=over_s)
             if guessed:
                 self._kind, self._guess, num = "model", guessed, len(guessed)
         return self._guess[:num]

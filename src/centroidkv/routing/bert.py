@@ -31,7 +31,8 @@ class _Linear:
         self._weight, self._bias = weight.contiguous(), bias.contiguous()
         self._packed: torch.Tensor | None = None
         ops: Any = torch.ops.mkldnn
-        if torch.backends.mkldnn.is_available() and hasattr(ops, "_linear_pointwise"):
+        has_onednn: Any = torch.backends.mkldnn.is_available
+        if has_onednn() and hasattr(ops, "_linear_pointwise"):
             # What torch's own compiler lowers a linear layer with constant weights to.
             self._packed = ops._reorder_linear_weight(self._weight, PACKED_TOKENS)
 
@@ -40,7 +41,7 @@ class _Linear:
             y = functional.linear(x, self._weight, self._bias)
             return functional.gelu(y) if gelu else y
         ops: Any = torch.ops.mkldnn
-        behind = ("gelu", [], "none") if gelu else ("none", [], "")
+        behind: tuple[Any, ...] = ("gelu", [], "none") if gelu else ("none", [], "")
         result: torch.Tensor = ops._linear_pointwise(x, self._packed, self._bias, *behind)
         return result
 

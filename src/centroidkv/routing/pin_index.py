@@ -5,7 +5,7 @@ texts, and a text costs what it is long.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,28 +34,23 @@ class PinIndex:
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, ...], int] = {}
         self._clusters: list[list[Cluster]] = []
-        # Per text: list, position in it, length up to there, own length.
-        self._holding: dict[str, list[tuple[int, int, int, int]]] = {}
-        self._arrays: dict[str, NDArray[np.int64]] = {}
+        # Per text: list, position in it, length up to there, own length; [lists that hold it, 4].
+        self._holding: dict[str, NDArray[np.int64]] = {}
 
     def put(self, clusters: Iterable[Cluster], passages: Mapping[str, Passage]) -> None:
         """Add clusters, whose pins are among `passages`, by id."""
+        fresh: dict[str, list[tuple[int, int, int, int]]] = {}
         for cluster in clusters:
             texts = tuple(passages[p].text for p in cluster.pins if p in passages)
             if texts not in self._numbers:
                 self._numbers[texts] = len(self._clusters)
                 self._clusters.append([])
-                self._note(self._numbers[texts], texts)
+                for text, row in _rows(self._numbers[texts], texts):
+                    fresh.setdefault(text, []).append(row)
             self._clusters[self._numbers[texts]].append(cluster)
-
-    def _note(self, number: int, texts: Sequence[str]) -> None:
-        end, known = 0, set()
-        for position, text in enumerate(texts, start=1):
-            end += len(text)
-            if text not in known:
-                known.add(text)
-                self._holding.setdefault(text, []).append((number, position, end, len(text)))
-                self._arrays.pop(text, None)
+        for text, rows in fresh.items():
+            new, known = np.array(rows, np.int64), self._holding.get(text)
+            self._holding[text] = new if known is None else np.concatenate([known, new])
 
     def best(
         self,
@@ -78,15 +73,12 @@ class PinIndex:
             first: The cluster to take if it is among equals.
             domain: Only clusters that serve this domain; None for any.
         """
-        held = [self._held(t) for t in set(found) if t in self._holding]
+        held = [self._holding[t] for t in set(found) if t in self._holding]
         if not held:
             return None
         numbers, positions, ends, spared = _in_order(np.concatenate(held))
         costs = carry_cost * ends - spared
-        sparing = np.flatnonzero(costs < 0)
-        ranked = sparing[costs[sparing].argsort(kind="stable")]
-        # Equals together, the best first, and no further than one is found that serves.
-        for _, equals in itertools.groupby(ranked.tolist(), key=costs.__getitem__):
+        for equals in _best_first(costs):
             rows = [
                 (cluster, int(positions[i]))
                 for i in equals
@@ -97,10 +89,28 @@ class PinIndex:
                 return Choice(*min(rows, key=lambda row: _preference(row, vector, first)))
         return None
 
-    def _held(self, text: str) -> NDArray[np.int64]:
-        if text not in self._arrays:
-            self._arrays[text] = np.array(self._holding[text], np.int64)
-        return self._arrays[text]
+
+def _rows(number: int, texts: Sequence[str]) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
+    """Yield each distinct text of a list with (list, position, length up to there, own length)."""
+    end, known = 0, set()
+    for position, text in enumerate(texts, start=1):
+        end += len(text)
+        if text not in known:
+            known.add(text)
+            yield text, (number, position, end, len(text))
+
+
+def _best_first(costs: NDArray[np.float64]) -> Iterator[Sequence[int]]:
+    """Yield the rows of each cost below zero, equals together, the lowest first."""
+    lowest = costs.min()
+    if lowest >= 0:
+        return
+    yield np.flatnonzero(costs == lowest).tolist()
+    # Seldom asked for: only where no cluster of the domain is among the best.
+    others = np.flatnonzero((costs > lowest) & (costs < 0))
+    ranked = others[costs[others].argsort(kind="stable")].tolist()
+    for _, equals in itertools.groupby(ranked, key=costs.__getitem__):
+        yield list(equals)
 
 
 def _in_order(events: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:

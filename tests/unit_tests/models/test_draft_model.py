@@ -94,8 +94,8 @@ def test_a_small_model_of_the_same_weights_guesses_everything(
     plain, drafted = answer(model, drafted=False), answer(model)
     assert ids(drafted) == ids(plain)
     assert [t.text for t in drafted] == [t.text for t in plain]
-    # One token is the model's own, then four were guessed.
-    assert [t.is_drafted for t in drafted] == [bool(i % 5) for i in range(24)]
+    # One token is the model's own, then four were guessed; at the last one it would save nothing.
+    assert [t.is_drafted for t in drafted] == [bool(i % 5) for i in range(23)] + [False]
     assert not any(t.is_drafted for t in plain)
 
 
@@ -258,3 +258,21 @@ def test_a_kind_that_wastes_time_pauses_until_time_has_paid_for_it() -> None:
         num_forwards += 1
     # At most half a percent of the time is given to it.
     assert num_forwards >= 6.0 / 0.005 * 0.99
+
+
+def test_what_is_stored_goes_before_reading_the_prompt(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    small_pace = Clock(0.01, 0.001)
+    model = pair(tokenizer, pace=Clock(1.0, 0.05), small_pace=small_pace)
+    plain = ids(answer(model, drafted=False))
+    sequence = model.open_sequence(len(PROMPT) + 24)
+    sequence.prefill(PROMPT, Drafts(tuple(PROMPT), repeat=tuple(plain)))
+    assert ids(list(sequence.decode(Sampling(max_tokens=24)))) == plain
+    sequence.close()
+    assert small_pace.widths == []
+    assert ids(answer(model, max_tokens=2)) == plain[:2]
+    assert small_pace.widths == []  # nothing left to save
+    drafted = answer(model)
+    assert ids(drafted) == plain and sum(t.is_drafted for t in drafted) > 12
+    assert small_pace.widths[0] == len(PROMPT) + 1
