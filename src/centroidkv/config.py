@@ -253,7 +253,6 @@ class EngineConfig(_Settings):
             self.chroma is None or str(self.chroma).startswith(("http://", "https://")),
             f"chroma must be the http:// address of a Chroma server, not {self.chroma!r}",
         )
-
         _require(
             self.template_date == "today" or _is_date(self.template_date),
             f"template_date must be a date as 2025-01-31, or 'today', not {self.template_date!r}",

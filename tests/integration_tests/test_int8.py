@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import bank
 import pytest
+import torch
 
 from centroidkv import Engine
 from centroidkv.models.loading import load_model
@@ -34,7 +35,7 @@ def test_reuse_changes_no_answer(
         assert differ is None or differ < 1e-3, "more than a tie"
 
 
-def test_logits_are_near_those_of_float32(
+def test_its_next_token_is_near_that_of_float32(
     int8: TransformersModel, smollm: TransformersModel
 ) -> None:
     ids = smollm.encode(PROMPT + "What do I need to open an account?").token_ids
@@ -42,8 +43,9 @@ def test_logits_are_near_those_of_float32(
     for model in (smollm, int8):
         sequence = model.open_sequence(len(ids) + 1)
         sequence.prefill(ids)
-        expected.append(sequence.logits.float())
+        expected.append(sequence.logits.float().log_softmax(-1))
         sequence.close()
     float32, ours = expected
     assert int(ours.argmax()) == int(float32.argmax())
-    assert float((ours - float32).abs().mean()) < 0.1 * float(float32.std())
+    # On the example bank's answers the mean is 0.03.
+    assert float(torch.nn.functional.kl_div(ours, float32, reduction="sum", log_target=True)) < 0.2

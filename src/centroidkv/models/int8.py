@@ -40,8 +40,8 @@ class Int8Linear(torch.nn.Module):
         """Apply the layer to states, [..., in]; return [..., out] in the same dtype."""
         rows = states.reshape(-1, self.in_features).float()
         scale = _scale(rows)
-        whole = torch._int_mm((rows / scale).round().to(torch.int8), self.packed.t())
-        output = whole.float().mul_(scale).mul_(self.scale).to(states.dtype)
+        whole = torch._int_mm((rows / scale).round_().to(torch.int8), self.packed.t())
+        output = torch.mul(whole, scale).mul_(self.scale).to(states.dtype)
         if self.bias is not None:
             output += self.bias
         return output.view(*states.shape[:-1], self.out_features)
@@ -49,7 +49,7 @@ class Int8Linear(torch.nn.Module):
 
 def _scale(rows: torch.Tensor) -> torch.Tensor:
     """Return what one step of int8 is worth in each row, [rows, 1]."""
-    most: torch.Tensor = rows.abs().amax(1, keepdim=True)
+    most: torch.Tensor = torch.linalg.vector_norm(rows, float("inf"), 1, keepdim=True)
     return most.clamp_(min=1e-30).div_(_MOST)
 
 
