@@ -193,7 +193,7 @@ class EngineConfig(_Settings):
 
     `device_map` places the parts of a model on several devices, instead of `device`, and
     `quantization` is one of transformers' quantisation configs or its fields; both go to
-    transformers as they are.
+    transformers as they are. `quantization="int8"` makes the linear layers int8 on a CPU.
 
     `reuse` is what requests use that do not say so themselves. For `representative`,
     `representative_form` says what a hit takes from the cluster's representative: its stored
@@ -313,9 +313,9 @@ class EngineConfig(_Settings):
         )
         known = self.quantization
         _require(
-            known is None or isinstance(known, Mapping) or hasattr(known, "to_dict"),
-            f"quantization must be one of transformers' quantisation configs or a dict of its "
-            f"fields, not {known!r}",
+            known in (None, "int8") or isinstance(known, Mapping) or hasattr(known, "to_dict"),
+            f"quantization must be 'int8', one of transformers' quantisation configs or a dict of "
+            f"its fields, not {known!r}",
         )
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:

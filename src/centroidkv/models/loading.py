@@ -19,6 +19,7 @@ from centroidkv.files import user_cache_folder
 from centroidkv.fingerprint import fingerprint, folder_digest
 from centroidkv.models.attention import use_shared_kv_heads
 from centroidkv.models.bundled import PREFIX, bundled_folder
+from centroidkv.models.int8 import use_int8
 from centroidkv.models.placing import DeviceMap, Quantization, placement
 from centroidkv.models.rendering import TEMPLATE_DATE
 from centroidkv.models.transformers_model import TransformersModel, require_fast
@@ -46,7 +47,8 @@ def load_model(
         device: Where it runs; CUDA when there is one, else the CPU.
         dtype: A torch dtype's name; float32 on the CPU, else what the model was saved in.
         device_map: Instead of `device`: which part runs where, as transformers takes it.
-        quantization: One of transformers' quantisation configs, or its fields as a dict.
+        quantization: `int8` for linear layers in int8 on the CPU, one of transformers'
+            quantisation configs, or its fields as a dict.
         arena_budget_bytes: Memory that may be kept for arenas not in use.
         today: What chat templates that print the date print; None for the real date.
 
@@ -57,7 +59,8 @@ def load_model(
     folder, options = _locate(str(source))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind: Any = _dtype(dtype) if dtype else (torch.float32 if device == "cpu" else "auto")
-    places = placement("" if options else folder, device, device_map, quantization)
+    of_transformers = None if quantization == "int8" else quantization
+    places = placement("" if options else folder, device, device_map, of_transformers)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **places, **options)
@@ -67,6 +70,8 @@ def load_model(
     if "device_map" not in places:
         model.to(torch.device(device))  # type: ignore[arg-type]
     use_shared_kv_heads(model)
+    if quantization == "int8":
+        use_int8(model)
     if (Path(folder) / "adapter_config.json").exists():
         # The adapter's folder does not hold the weights it adapts.
         return wrap_model(model, tokenizer, arena_budget_bytes=arena_budget_bytes, today=today)

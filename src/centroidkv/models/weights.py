@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from centroidkv.models.int8 import INT8, is_int8
+
 __all__ = ["quantization_of", "weights_digest"]
 
 
@@ -31,12 +33,13 @@ def weights_digest(model: PreTrainedModel) -> str:
 
 
 def quantization_of(model: PreTrainedModel) -> str:
-    """Return transformers' quantisation config of a model as JSON, "" without one."""
+    """Say how a model is quantised: ours, transformers' config as JSON, both, or ""."""
+    ours = INT8 if is_int8(model) else ""
     config = getattr(model.config, "quantization_config", None)
     if config is None:
-        return ""
+        return ours
     known = config if isinstance(config, dict) else config.to_dict()
-    return json.dumps(known, sort_keys=True, default=str)
+    return ours + json.dumps(known, sort_keys=True, default=str)
 
 
 def _parts(value: Any) -> Iterator[Any]:

@@ -140,7 +140,7 @@ def test_a_missing_package_is_named(folder: Path) -> None:
 
 
 def test_what_is_no_quantisation_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="quantization must be one of"):
+    with pytest.raises(ConfigError, match="quantization must be 'int8', one of"):
         Engine.open(tmp_path / "store", model=str(folder), quantization=8)
     with pytest.raises(ModelNotFound, match="quant_method"):
         load_model(folder, quantization={"bits": 8})
