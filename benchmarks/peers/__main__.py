@@ -13,7 +13,6 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from machine import machine
 from transformers.utils import logging as transformers_logging
@@ -23,7 +22,7 @@ from peers.environments import ENVS
 from peers.race import Race, read_rows
 from peers.report import into_page, report
 from peers.roster import SETTINGS, gguf_file, replay_ways, table_ways
-from peers.workloads import WORKLOADS, Workload, make
+from peers.workloads import CONTEXT_TOKENS, WORKLOADS, Workload, make
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results/peers"
@@ -67,10 +66,11 @@ def _workload(name: str, work: Path, options: argparse.Namespace) -> Workload:
         return Workload(**json.loads(kept.read_text("utf-8")))
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    made: dict[str, Any] = asdict(
-        make(name, work / "plan", data=options.data, count=options.count)
+    workload = make(
+        name, work / "plan", data=options.data, vectors=options.work / "vectors.npz",
+        count=options.count, context_tokens=options.context_tokens,
     )  # fmt: skip
-    kept.write_text(json.dumps(made), encoding="utf-8")
+    kept.write_text(json.dumps(asdict(workload)), encoding="utf-8")
     return Workload(**json.loads(kept.read_text("utf-8")))
 
 
@@ -79,6 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["table"])
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--count", type=int, help="requests, documents or sessions of a workload")
+    parser.add_argument("--context-tokens", type=int, default=CONTEXT_TOKENS, help="of the table")
     parser.add_argument("--peers", nargs="+", help="only these, such as CAG or ours")
     parser.add_argument("--settings", nargs="+", help="only these settings of ours")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

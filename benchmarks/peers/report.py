@@ -53,7 +53,7 @@ def tables(ways: Sequence[Row], targets: Sequence[Reached], rows: Sequence[Row])
     opened = {r["peer"]: r for r in rows if "loading_s" in r}
     peak: dict[str, float] = {}
     for row in rows:
-        peak[row["peer"]] = max(peak.get(row["peer"], 0.0), row.get("peak_mib", 0.0))
+        peak[row["peer"]] = max(peak.get(row["peer"], 0.0), row.get("peak_mib") or 0.0)
     parts.append(_table(
         ["peer", "loading", "preparation", "peak memory", "versions"],
         [[name, f"{r['loading_s']:.1f} s", f"{r['prepare_s']:.1f} s", f"{peak[name]:,.0f} MiB",

@@ -14,15 +14,16 @@ from typing import Any
 
 import bank
 import numpy as np
-from experiments.corpora import PROMPT, Corpus, banking77, example_bank
+from experiments.corpora import PROMPT, Corpus, KnownVectors, banking77, example_bank
 
 from centroidkv import Engine, Passage
 from centroidkv.knowledge import KnowledgeBase
 from centroidkv.opening import as_messages
+from centroidkv.routing.embedder import SentenceBertEmbedder
 
 Request = dict[str, Any]
 
-CONTEXT_TOKENS = 1960
+CONTEXT_TOKENS = 1960  # of the one context of the table
 SHORT_TOKENS = 220
 TURNS = 4
 SCALE = 8  # the trace's blocks of 512 tokens become blocks of 64
@@ -59,9 +60,10 @@ class Workload:
 class Kitchen:
     """What prompts are made with: the model's tokenizer and template, and a store for plans."""
 
-    def __init__(self, engine: Engine, data: Path) -> None:
+    def __init__(self, engine: Engine, data: Path, context_tokens: int) -> None:
         self.engine = engine
         self.data = data
+        self.context_tokens = context_tokens
 
     def request(
         self,
@@ -93,13 +95,14 @@ def table(kitchen: Kitchen, count: int) -> Workload:
     """One context of about 2,000 tokens that all clusters pin, and questions never asked before."""
     corpus = example_bank(kitchen.engine.router.embedder)
     texts = [p.text for p in corpus.passages]
-    context = kitchen.up_to(texts, CONTEXT_TOKENS)
+    context = kitchen.up_to(texts, kitchen.context_tokens)
     past = list(corpus.questions[: corpus.num_past])
     engine = kitchen.engine
     engine.build(
         questions=past, retriever=lambda _: [Passage.of(t) for t in context],
         num_clusters=bank.NUM_CLUSTERS, max_pins=len(context),
-        max_pin_tokens=2 * CONTEXT_TOKENS, retrieval_depth=len(context), radius_quantile=None,
+        max_pin_tokens=2 * kitchen.context_tokens, retrieval_depth=len(context),
+        radius_quantile=None,
     )  # fmt: skip
 
     def asked(question: str) -> Request:
@@ -109,20 +112,19 @@ def table(kitchen: Kitchen, count: int) -> Workload:
             question, passages, context="one", found=context, template=LONG
         )  # fmt: skip
 
-    unseen = list(corpus.questions[corpus.num_past :])
+    pairs = [(asked(a), asked(b)) for a, b in _paraphrases(corpus, kitchen)]
+    kept = {second["question"] for _, second in pairs}
+    unseen = [q for q in corpus.questions[corpus.num_past :] if q not in kept][: count + 1]
     requests = [asked(q) for q in unseen]
     misses = [
         kitchen.request(q, [f"Customer number {n}.", *context], context=f"miss {n}")
         for n, q in enumerate(unseen)
     ]
     short = [kitchen.request(unseen[0], kitchen.up_to(texts, SHORT_TOKENS), context="short")]
-    pairs = [(asked(a), asked(b)) for a, b in _paraphrases(corpus, kitchen)]
-    kept = {second["question"] for _, second in pairs}
-    requests = [r for r in requests if r["question"] not in kept]
+    # The first question is the one that everybody prepares with.
     return Workload(
-        "table", requests[1 : count + 1], warm=requests[:1], misses=misses[:count], short=short,
-        pairs=pairs,
-    )  # fmt: skip
+        "table", requests[1:], warm=requests[:1], misses=misses, short=short, pairs=pairs
+    )
 
 
 def _paraphrases(corpus: Corpus, kitchen: Kitchen, most: int = 6) -> list[tuple[str, str]]:
@@ -142,7 +144,9 @@ def _paraphrases(corpus: Corpus, kitchen: Kitchen, most: int = 6) -> list[tuple[
         clusters = [route(q).cluster for q in (one, other)]
         if one.lower() != other.lower() and clusters[0] is clusters[1]:
             pairs.append((one, other))
-    return pairs[:most]
+        if len(pairs) == most:
+            break
+    return pairs
 
 
 def tatqa(kitchen: Kitchen, count: int) -> Workload:
@@ -276,11 +280,23 @@ WORKLOADS = {
 }
 
 
-def make(name: str, folder: Path, *, data: Path, count: int | None = None) -> Workload:
-    """Make a workload; its plan, if it has one, stays in the store at `folder`."""
+def make(
+    name: str,
+    folder: Path,
+    *,
+    data: Path,
+    vectors: Path,
+    count: int | None = None,
+    context_tokens: int = CONTEXT_TOKENS,
+) -> Workload:
+    """Make a workload; its plan, if it has one, stays in the store at `folder`.
+
+    Questions are embedded once and kept in the file `vectors`.
+    """
     recipe = WORKLOADS[name]
-    with Engine.open(folder) as engine:
-        kitchen = Kitchen(engine, data)
+    known = KnownVectors(lambda: SentenceBertEmbedder.load("bundled:minilm"), vectors)
+    with Engine.open(folder, embedder=known) as engine:
+        kitchen = Kitchen(engine, data, context_tokens)
         made = recipe.build(kitchen, count or recipe.count)
         made.wake = _given(kitchen, "Say something about the weather.", "", "wake")
         return made

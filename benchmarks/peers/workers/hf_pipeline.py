@@ -1,7 +1,8 @@
 """`langchain-huggingface`'s HuggingFacePipeline in a chain, with LangChain's InMemoryCache or none.
 
 The chain is `prompt template | model`. Streamed for the first token, since a cache is skipped
-when streaming; what the cache gives is asked for with `invoke`.
+when streaming; what the cache gives is asked for with `invoke`. Its streamer holds a word back
+until the next one begins, so the first piece of text is later than the first token.
 """
 
 import time
@@ -28,22 +29,21 @@ class Pipeline:
         loaded, self.tokenizer = load(model, threads)
         names = ("langchain-core", "langchain-huggingface", "transformers", "torch")
         self.versions = {name: version(name) for name in names}
-        made = pipeline("text-generation", model=loaded, tokenizer=self.tokenizer)
-        self._made: Any = made
         # Sampling settings of the model's own would otherwise be warned of at each call.
         loaded.generation_config.do_sample = False
         loaded.generation_config.temperature = loaded.generation_config.top_p = None
+        self._model = loaded
         self._chains: dict[tuple[int, bool], Any] = {}
 
     def _chain(self, max_tokens: int, *, cached: bool) -> Any:
         key = (max_tokens, cached)
         if key not in self._chains:
-            options = {"max_new_tokens": max_tokens, "return_full_text": False}
-            llm = HuggingFacePipeline(
-                pipeline=self._made,
-                pipeline_kwargs={**options, "do_sample": False, "add_special_tokens": False},
-                cache=InMemoryCache() if cached else False,
-            )
+            # Settings go to the pipeline: those of HuggingFacePipeline do not reach a stream.
+            made: Any = pipeline(
+                "text-generation", model=self._model, tokenizer=self.tokenizer,
+                max_new_tokens=max_tokens, return_full_text=False, add_special_tokens=False,
+            )  # fmt: skip
+            llm = HuggingFacePipeline(pipeline=made, cache=InMemoryCache() if cached else False)
             self._chains[key] = PromptTemplate.from_template("{text}") | llm
         return self._chains[key]
 
