@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,18 +61,23 @@ def main() -> None:
 
 
 def _workload(name: str, work: Path, options: argparse.Namespace) -> Workload:
-    """Make a workload, or take the one that an earlier run made."""
+    """Make a workload, or take the one that an earlier run made with the same options."""
     kept = work / "workload.json"
+    run = {"count": options.count, "context_tokens": options.context_tokens,
+           "threads": options.threads, "commit": machine()["commit"]}  # fmt: skip
     if kept.exists():
-        return Workload(**json.loads(kept.read_text("utf-8")))
+        found = json.loads(kept.read_text("utf-8"))
+        if found["run"] != run:
+            sys.exit(f"{work} is of another run ({found['run']}, now {run}); add --fresh")
+        return Workload(**found["workload"])
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     workload = make(
         name, work / "plan", data=options.data, vectors=options.work / "vectors.npz",
         count=options.count, context_tokens=options.context_tokens,
     )  # fmt: skip
-    kept.write_text(json.dumps(asdict(workload)), encoding="utf-8")
-    return Workload(**json.loads(kept.read_text("utf-8")))
+    kept.write_text(json.dumps({"run": run, "workload": asdict(workload)}), encoding="utf-8")
+    return Workload(**json.loads(kept.read_text("utf-8"))["workload"])
 
 
 def _options() -> argparse.Namespace:

@@ -187,30 +187,22 @@ def _chain(
     library = KnowledgeBase(corpus.passages, engine.router.embedder)
     engine.build(questions=past, retriever=lambda q: library.search(q, 16))
 
-    def asked(question: str) -> Request:
+    requests, warm = [], {}
+    for question in unseen[:count]:
         found = library.search(question, 4)
         route = engine.route(question)
         passages = [p.text for p in engine.compose(route, found)]
-        pins = engine.pinned(route, found)
-        name = f"{route.cluster.id if route.cluster else '-'}/{len(pins)}"
-        made = kitchen.request(question, passages, context=name, found=[p.text for p in found])
+        pins = [p.text for p in engine.pinned(route, found)]
+        texts = [p.text for p in found]
+        made = kitchen.request(question, passages, context="no pins", found=texts)
         if pins:
-            made["shared"] = made["text"].index(pins[-1].text) + len(pins[-1].text)
-        return made
-
-    requests = [asked(q) for q in unseen[:count]]
+            made["shared"] = made["text"].index(pins[-1]) + len(pins[-1])
+            # What warming leaves of these pins: their KV, behind the prompt's head.
+            other = kitchen.request("What else?", pins, context=f"pins {len(warm)}")
+            made["context"] = warm.setdefault(tuple(pins), other)["context"]
+        requests.append(made)
     plain = [kitchen.request(r["question"], r["found"], context="plain") for r in requests]
-    return Workload(name, requests, warm=_warming(engine, requests, asked), plain=plain)
-
-
-def _warming(
-    engine: Engine, requests: Sequence[Request], asked: Callable[[str], Request]
-) -> list[Request]:
-    """Return a past question for each cluster that is going to be asked, as warming would ask."""
-    plan = engine.router.plan
-    assert plan is not None
-    numbers = {r["context"].split("/")[0] for r in requests} - {"-"}
-    return [asked(plan.clusters[int(n)].members[0]) for n in sorted(numbers, key=int)]
+    return Workload(name, requests, warm=list(warm.values()), plain=plain)
 
 
 def chat(kitchen: Kitchen, count: int) -> Workload:
