@@ -25,6 +25,7 @@ Request = dict[str, Any]
 
 CONTEXT_TOKENS = 1960  # of the one context of the table
 SHORT_TOKENS = 220
+PAIRS = 6
 TURNS = 4
 SCALE = 8  # the trace's blocks of 512 tokens become blocks of 64
 PIECE_TOKENS = 512 // SCALE
@@ -112,7 +113,7 @@ def table(kitchen: Kitchen, count: int) -> Workload:
             question, passages, context="one", found=context, template=LONG
         )  # fmt: skip
 
-    pairs = [(asked(a), asked(b)) for a, b in _paraphrases(corpus, kitchen)]
+    pairs = [(asked(a), asked(b)) for a, b in _paraphrases(corpus, kitchen, min(PAIRS, count))]
     kept = {second["question"] for _, second in pairs}
     unseen = [q for q in corpus.questions[corpus.num_past :] if q not in kept][: count + 1]
     requests = [asked(q) for q in unseen]
@@ -127,7 +128,7 @@ def table(kitchen: Kitchen, count: int) -> Workload:
     )
 
 
-def _paraphrases(corpus: Corpus, kitchen: Kitchen, most: int = 6) -> list[tuple[str, str]]:
+def _paraphrases(corpus: Corpus, kitchen: Kitchen, most: int) -> list[tuple[str, str]]:
     """Return (past, unseen) questions that one passage answers and one cluster takes.
 
     Of all such pairs, the nearest; none of them is the same question written alike.
