@@ -156,19 +156,18 @@ class Race:
 
     def _finish(self) -> None:
         """Ask once at the end what is no matter of rounds."""
-        answers = self._remotes.get("our answers")
-        if answers is not None and self.workload.pairs:
-            asked = [second for _, second in self.workload.pairs]
-            told = answers.call("per_second", requests=asked, max_tokens=64, seconds=3.0)
-            self._write({"peer": "our answers", **told})
-        cached = self._remotes.get("HuggingFacePipeline")
-        if cached is not None and self.workload.pairs:
-            kept, other = self.workload.pairs[0]
-            told = cached.call("paraphrase", kept=kept["text"], text=other["text"], max_tokens=64)
-            self._write({"peer": "HuggingFacePipeline", **told})
         for name, remote in self._remotes.items():
-            if name.startswith("ours"):
-                self._write({"peer": name, **remote.call("sizes")})
+            asked: Row = {}
+            if name == "our answers" and self.workload.pairs:
+                seconds = [second for _, second in self.workload.pairs]
+                asked = {"op": "per_second", "requests": seconds, "max_tokens": 64, "seconds": 3.0}
+            elif name == "HuggingFacePipeline" and self.workload.pairs:
+                kept, other = self.workload.pairs[0]
+                asked = {"op": "paraphrase", "kept": kept["text"], "text": other["text"]}
+            elif name.startswith("ours"):
+                asked = {"op": "sizes"}
+            if asked:
+                self._write({"peer": name, **remote.call(**asked)})
 
     def _drop(self, peer: Peer) -> None:
         remote = self._remotes.pop(peer.name, None)

@@ -130,7 +130,8 @@ def _own_ways(setting: Setting) -> Iterator[Way]:
         return
     yield Way(f"ours, from disk [{name}]", ours(setting, "from disk", memory_budget_bytes=0))
     off = {"reuse": "off"}
-    missing = ours(setting, "misses")
+    # Without drafts, which a miss has and reuse off has not: they would hide what storing costs.
+    missing = ours(setting, "misses", drafts=False)
     yield Way(f"ours, reuse off [{name}]", missing, every=2, arguments=off)
     yield Way(f"ours, short [{name}]", missing, source="short", every=2, arguments=off)
     yield Way(f"miss, store off [{name}]", missing, source="misses", every=2, arguments=off)

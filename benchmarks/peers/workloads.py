@@ -117,11 +117,9 @@ def table(kitchen: Kitchen, count: int) -> Workload:
     kept = {second["question"] for _, second in pairs}
     unseen = [q for q in corpus.questions[corpus.num_past :] if q not in kept][: count + 1]
     requests = [asked(q) for q in unseen]
-    misses = [
-        kitchen.request(q, [f"Customer number {n}.", *context], context=f"miss {n}")
-        for n, q in enumerate(unseen)
-    ]
-    short = [kitchen.request(unseen[0], kitchen.up_to(texts, SHORT_TOKENS), context="short")]
+    misses = [_stranger(kitchen, n, r) for n, r in enumerate(requests)]
+    few = kitchen.up_to(texts, SHORT_TOKENS)
+    short = [kitchen.request(unseen[0], few, context="short", template=LONG)]
     # The first question is the one that everybody prepares with.
     return Workload(
         "table", requests[1:], warm=requests[:1], misses=misses, short=short, pairs=pairs
@@ -148,6 +146,13 @@ def _paraphrases(corpus: Corpus, kitchen: Kitchen, most: int) -> list[tuple[str,
         if len(pairs) == most:
             break
     return pairs
+
+
+def _stranger(kitchen: Kitchen, number: int, request: Request) -> Request:
+    """Return a prompt that differs from all others within its first tokens."""
+    system = {"role": "system", "content": f"{number} is the number of this customer."}
+    user = [system, {"role": "user", "content": request["user"]}]
+    return _given(kitchen, user, "", f"miss {number}")
 
 
 def tatqa(kitchen: Kitchen, count: int) -> Workload:
