@@ -17,7 +17,8 @@ __all__ = ["SETTINGS", "Peer", "Setting", "Way", "replay_ways", "table_ways"]
 class Setting:
     """One way to open our engine: what goes to `Engine.open`.
 
-    Only one that `is_whole` is also measured from disk, on misses and with reuse off.
+    Only one that `is_whole` is also measured against the bare forward, from disk, on misses and
+    with reuse off.
     """
 
     name: str
@@ -124,10 +125,10 @@ def table_ways(settings: Iterable[Setting] = SETTINGS) -> list[Way]:
 def _own_ways(setting: Setting) -> Iterator[Way]:
     own, name = ours(setting), setting.name
     yield Way(f"ours [{name}]", own)
-    yield Way(f"bare [{name}]", own, op="bare")
     yield Way(f"ours, again [{name}]", own, turn=1)
     if not setting.is_whole:
         return
+    yield Way(f"bare [{name}]", own, op="bare")
     yield Way(f"ours, from disk [{name}]", ours(setting, "from disk", memory_budget_bytes=0))
     off = {"reuse": "off"}
     # Without drafts, which a miss has and reuse off has not: they would hide what storing costs.

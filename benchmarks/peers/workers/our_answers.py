@@ -53,8 +53,10 @@ class Answers(Ours):
         total = time.perf_counter() - started
         note = message.response_metadata.get("centroidkv_cache")
         assert note is not None, "the paraphrase was not served from the answer cache"
+        usage = message.usage_metadata or {}
         return {"ttft_s": total, "total_s": total, "text": message.content,
-                "served": note["question"], "tokens": self._count(message.content)}  # fmt: skip
+                "served": note["question"], "tokens": usage.get("output_tokens"),
+                "prompt_tokens": usage.get("input_tokens")}  # fmt: skip
 
     def op_representative(self, *, max_tokens: int, **request: Any) -> Row:
         """Answer by the stored answer of the cluster's representative."""
@@ -87,9 +89,6 @@ class Answers(Ours):
         self._routed(request)
         options = {"max_tokens": max_tokens, "reuse": "representative"}
         return list(self._pieces(request["user"], options))
-
-    def _count(self, text: Any) -> int:
-        return self.engine.model.count_tokens(str(text))
 
 
 @contextmanager
