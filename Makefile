@@ -50,9 +50,10 @@ format: $(READY)  ## format the code
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-bench: $(READY)  ## measure the claims of docs/benchmarks.md
+bench: $(READY)  ## measure the claims of docs/benchmarks.md, and race the peers of docs/peers.md
 	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/coverage.py
 	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/overhead.py
+	PYTHONPATH=benchmarks:examples/financial_chatbot $(PY) -m peers --data $(DATA) $(ARGS)
 
 profile: $(READY)  ## time each stage of a request, and write a torch.profiler trace to build/profile
 	PYTHONPATH=examples/financial_chatbot $(PY) benchmarks/stages.py
