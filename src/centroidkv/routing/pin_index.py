@@ -7,6 +7,7 @@ texts, and a text costs what it is long.
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,7 @@ def _rows(number: int, texts: Sequence[str]) -> Iterator[tuple[str, tuple[int, i
             yield text, (number, position, end, len(text))
 
 
-def _best_first(costs: NDArray[np.float64]) -> Iterator[Sequence[int]]:
+def _best_first(costs: NDArray[np.floating[Any]]) -> Iterator[Sequence[int]]:
     """Yield the rows of each cost below zero, equals together, the lowest first."""
     lowest = costs.min()
     if lowest >= 0:

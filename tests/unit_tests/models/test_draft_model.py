@@ -47,6 +47,10 @@ class Clock(Pace):
             super().timed(num_tokens, first_s + more_s * (num_tokens - 1))
         self.widths: list[int] = []
 
+    @property
+    def total_s(self) -> float:
+        return sum(self._first_s + self._more_s * (n - 1) for n in self.widths)
+
     def timed(self, num_tokens: int, seconds: float) -> None:
         self.widths.append(num_tokens)
         super().timed(num_tokens, self._first_s + self._more_s * (num_tokens - 1))
@@ -276,3 +280,22 @@ def test_what_is_stored_goes_before_reading_the_prompt(
     drafted = answer(model)
     assert ids(drafted) == plain and sum(t.is_drafted for t in drafted) > 12
     assert small_pace.widths[0] == len(PROMPT) + 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_small_model_that_knows_nothing_costs_at_most_two_percent(
+    tokenizer: PreTrainedTokenizerFast, temperature: float
+) -> None:
+    large, small, plain = Clock(1.0, 0.12), Clock(0.05, 0.006), Clock(1.0, 0.12)
+    model = pair(tokenizer, seed=1, pace=large, small_pace=small)
+    assert model.draft_model is not None
+    attach_draft_model(model, model.draft_model.model)
+    large.widths.clear()
+    small.widths.clear()
+    for number in range(8):
+        settled = {"temperature": temperature, "seed": number, "max_tokens": 60}
+        model.pace = plain
+        true = ids(answer(model, drafted=False, namespace=f"plain {number}", **settled))
+        model.pace = large
+        assert ids(answer(model, namespace=f"drafted {number}", **settled)) == true
+    assert large.total_s + small.total_s <= 1.02 * plain.total_s

@@ -167,3 +167,43 @@ def test_one_slow_forward_does_not_change_the_pace() -> None:
     pace = paced({1: 1.0, 16: 3.0, 48: 3.5}, right=True)
     pace.timed(48, 1000.0)
     assert pace.length("match", MOST_TOKENS) > 0
+
+
+class Clock(Pace):
+    """Takes a forward to last one second, and 0.12 for each further token; sums them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total_s = 0.0
+
+    def timed(self, num_tokens: int, seconds: float) -> None:
+        seconds = 1 + 0.12 * (num_tokens - 1)
+        self.total_s += seconds
+        super().timed(num_tokens, seconds)
+
+
+def misleading(text: Sequence[int], *, every: int) -> list[int]:
+    """A text in which something else follows each `every` tokens of another."""
+    found: list[int] = []
+    for i in range(2, len(text)):
+        wrong = [(t + 1 - 32) % 60 + 32 for t in text[i : i + 8]]
+        found += [*text[max(0, i - every) : i], *wrong]
+    return found
+
+
+@pytest.mark.parametrize("num_right", [0, 12])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_misleading_drafts_cost_at_most_two_percent(
+    tokenizer: PreTrainedTokenizerFast, num_right: int, temperature: float
+) -> None:
+    model = wrap_model(make_llama(), tokenizer)
+    plain, drafted = Clock(), Clock()
+    for number in range(8):
+        settled = {"temperature": temperature, "seed": number, "max_tokens": 60}
+        model.pace = plain
+        true = ids(answer(model, PROMPT, **settled)[0])
+        wrong = misleading(true, every=4)
+        drafts = Drafts(tuple(PROMPT), (*true[:num_right], *wrong[:40]), (tuple(wrong),))
+        model.pace = drafted
+        assert ids(answer(model, PROMPT, drafts, **settled)[0]) == true
+    assert drafted.total_s <= 1.02 * plain.total_s
