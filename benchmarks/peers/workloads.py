@@ -30,6 +30,7 @@ TURNS = 4
 SCALE = 8  # the trace's blocks of 512 tokens become blocks of 64
 PIECE_TOKENS = 512 // SCALE
 LONGEST_TRACE = 16  # blocks
+NEXT = "What comes next?"
 # Answers shall be long enough that all of them are cut at the same length.
 LONG = PROMPT.replace("in one or two sentences", "step by step and in detail")
 
@@ -239,8 +240,9 @@ def mooncake(kitchen: Kitchen, count: int) -> Workload:
     words = " ".join(d.page_content for d in bank.documents()).split()
     requests = []
     for row in _trace(path):
-        said = "\n".join(_piece(words, number) for number in row["hash_ids"])
-        requests.append(_given(kitchen, said, "", str(len(requests))))
+        said = "\n\n".join(_piece(words, number) for number in row["hash_ids"])
+        said += f"\n\nQuestion: {NEXT}\nAnswer:"
+        requests.append(_given(kitchen, said, NEXT, str(len(requests))))
         if len(requests) == count:
             break
     return Workload("mooncake", requests, max_tokens=16)
