@@ -8,8 +8,8 @@ from typing import Protocol
 
 import torch
 
-from centroidkv.models.arena import Arena
 from centroidkv.models.drafting import Drafter, Kind, Pace
+from centroidkv.models.lending import SequenceKV
 from centroidkv.types import Drafts
 
 __all__ = ["Steps"]
@@ -18,7 +18,9 @@ __all__ = ["Steps"]
 class _Forward(Protocol):
     pace: Pace
 
-    def forward(self, token_ids: Sequence[int], arena: Arena, *, rows: int = 1) -> torch.Tensor: ...
+    def forward(
+        self, token_ids: Sequence[int], arena: SequenceKV, *, rows: int = 1
+    ) -> torch.Tensor: ...
 
 
 class Steps:
@@ -28,7 +30,9 @@ class Steps:
     not confirmed lies behind them and is written over.
     """
 
-    def __init__(self, owner: _Forward, arena: Arena, drafts: Drafts | None, *, limit: int) -> None:
+    def __init__(
+        self, owner: _Forward, arena: SequenceKV, drafts: Drafts | None, *, limit: int
+    ) -> None:
         self._owner = owner
         self._arena = arena
         self._limit = limit  # most tokens that may ever have KV here

@@ -1,7 +1,6 @@
 """A local transformers model behind the `CausalModel` port. The only file that runs models."""
 
 import inspect
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
@@ -15,7 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, UnsupportedModel
 from centroidkv.models.arena import NOBODY, Arena, ArenaPool, Resident, kv_shape
+from centroidkv.models.batching import Batcher, Job
 from centroidkv.models.drafting import Pace
+from centroidkv.models.lending import SequenceKV, SharedArenas
+from centroidkv.models.packed import Segment
+from centroidkv.models.packing import Packing
 from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
 from centroidkv.models.steps import Steps
@@ -24,6 +27,8 @@ from centroidkv.types import Drafts, KVBlock, Message, Prompt, Token, valid_text
 
 # One forward per this many prompt tokens: bounds the memory of long prompts.
 PREFILL_TOKENS = 2048
+# While other sequences are open, which wait for the forward to end.
+SHARED_PREFILL_TOKENS = 256
 
 __all__ = ["TransformersModel", "require_fast"]
 
@@ -37,6 +42,8 @@ class TransformersModel:
         fingerprint: SHA-256 over weights, config, tokenizer, template and dtype.
         arena_budget_bytes: Memory that may be kept for arenas not in use.
         today: What chat templates that print the date print; None for the real date.
+        max_batch: How many sequences one forward may run. With 1, sequences of several threads
+            take turns, and none borrows the KV of another.
     """
 
     def __init__(
@@ -47,6 +54,7 @@ class TransformersModel:
         fingerprint: str,
         arena_budget_bytes: int = 256 << 20,
         today: date | None = TEMPLATE_DATE,
+        max_batch: int = 16,
     ) -> None:
         require_fast(tokenizer)
         model.train(mode=False)
@@ -55,8 +63,9 @@ class TransformersModel:
         self.shape = kv_shape(model)
         self._renderer = ChatRenderer(tokenizer, today=today)
         self._fingerprint = fingerprint
-        self._arenas = ArenaPool(self.shape, budget_bytes=arena_budget_bytes)
-        self._lock = threading.Lock()
+        self.packing = Packing(model, self.shape, most=max_batch)
+        self.arenas = SharedArenas(ArenaPool(self.shape, budget_bytes=arena_budget_bytes))
+        self.batcher = Batcher(self._run, lambda: self.packing.most)
         accepted = inspect.signature(model.forward).parameters
         self._can_keep_last = "logits_to_keep" in accepted
         self.pace = Pace()
@@ -126,22 +135,66 @@ class TransformersModel:
         """
         if capacity > self.context_tokens:
             raise ContextTooLong(prompt_tokens=capacity, context_tokens=self.context_tokens)
-        return _ArenaSequence(self, self._arenas, capacity, Resident.of(namespace, prompt))
+        return _ArenaSequence(self, capacity, Resident.of(namespace, prompt))
 
-    def forward(self, token_ids: Sequence[int], arena: Arena, *, rows: int = 1) -> torch.Tensor:
-        """Run tokens behind the arena's KV; return the logits of the last ones, [rows, vocabulary].
+    def open_kv(self, capacity: int, wanted: Resident) -> SequenceKV:
+        """Return memory for a sequence's KV, with what others hold of it."""
+        kv = self.arenas.open(capacity, wanted, may_borrow=lambda: self.packing.is_possible)
+        self.batcher.join(kv)
+        return kv
 
-        All rows are computed where the model cannot leave the others out.
+    def close_kv(self, kv: SequenceKV, resident: Resident) -> None:
+        """Take a sequence's memory back, with what it holds now."""
+        self.batcher.leave(kv)
+        self.arenas.close(kv, resident)
+
+    @property
+    def prefill_tokens(self) -> int:
+        """How many tokens of a prompt may be run in one forward now."""
+        return PREFILL_TOKENS if self.batcher.num_open <= 1 else SHARED_PREFILL_TOKENS
+
+    def forward(
+        self, token_ids: Sequence[int], arena: SequenceKV, *, rows: int = 1
+    ) -> torch.Tensor:
+        """Run tokens behind a sequence's KV; return the logits of the last, [rows, vocabulary].
+
+        Sequences of other threads that wait at the same time are run in the same forward.
         """
-        ids = torch.tensor([list(token_ids)], device=self.model.device)
-        last = {"logits_to_keep": rows} if self._can_keep_last else {}
-        with self._lock, torch.inference_mode():
-            begin = time.perf_counter()
+        return self.batcher.submit(Job(token_ids, arena, rows))
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        """Run jobs in one forward; each apart if that fails, so that only one may."""
+        held = [j.kv.num_tokens for j in jobs]
+        begin = time.perf_counter()
+        try:
+            if len(jobs) == 1 and isinstance(jobs[0].kv, Arena):
+                jobs[0].logits = self._alone(jobs[0], jobs[0].kv)
+            else:
+                segments = {Segment(j.token_ids, j.kv, j.rows): j for j in jobs}
+                for segment, logits in self.packing.run(list(segments)).items():
+                    segments[segment].logits = logits
+        except BaseException as error:
+            for job, num_tokens in zip(jobs, held, strict=True):
+                job.kv.resize(num_tokens)
+            if not isinstance(error, Exception):
+                raise
+            if len(jobs) == 1:
+                jobs[0].error = error
+            else:
+                for job in jobs:
+                    self._run([job])
+        if len(jobs) == 1:
+            self.pace.timed(len(jobs[0].token_ids), time.perf_counter() - begin)
+
+    def _alone(self, job: Job, arena: Arena) -> torch.Tensor:
+        """Run one sequence; all rows are computed where the model cannot leave the others out."""
+        ids = torch.tensor([list(job.token_ids)], device=self.model.device)
+        last = {"logits_to_keep": job.rows} if self._can_keep_last else {}
+        with torch.inference_mode():
             output: Any = self.model(
                 input_ids=ids, past_key_values=arena.cache, use_cache=True, **last
             )
-            logits: torch.Tensor = output.logits[0, -rows:]
-            self.pace.timed(len(token_ids), time.perf_counter() - begin)
+            logits: torch.Tensor = output.logits[0, -job.rows :]
         return logits
 
     def is_end(self, token_id: int) -> bool:
@@ -152,19 +205,17 @@ class TransformersModel:
 class _ArenaSequence:
     """One running sequence in an arena. See `RunningSequence` for the contract."""
 
-    def __init__(
-        self, owner: TransformersModel, pool: ArenaPool, capacity: int, wanted: Resident
-    ) -> None:
+    def __init__(self, owner: TransformersModel, capacity: int, wanted: Resident) -> None:
         self._owner = owner
-        self._pool = pool
+        self._arenas = owner.arenas
         self._capacity = capacity
         self._wanted = wanted
         self._answer: list[int] = []
-        self._arena: Arena | None = pool.take(capacity, wanted)
+        self._arena: SequenceKV | None = owner.open_kv(capacity, wanted)
         self._steps: Steps | None = None
 
     @property
-    def _open(self) -> Arena:
+    def _open(self) -> SequenceKV:
         assert self._arena is not None, "the sequence is closed"
         return self._arena
 
@@ -179,15 +230,20 @@ class _ArenaSequence:
         return self._steps.logits
 
     def restore(self, blocks: Iterable[KVBlock]) -> None:
+        self._arenas.working(self._open)
         for block in blocks:
             self._open.append(block)
+        self._arenas.ready(self._open)
 
     def prefill(self, token_ids: Sequence[int], drafts: Drafts | None = None) -> None:
-        *before, last = range(0, len(token_ids), PREFILL_TOKENS)
-        for start in before:
-            self._owner.forward(token_ids[start : start + PREFILL_TOKENS], self._open)
+        self._arenas.working(self._open)
+        while len(token_ids) > (most := self._owner.prefill_tokens):
+            self._owner.forward(token_ids[:most], self._open)
+            token_ids = token_ids[most:]
+            self._arenas.ready(self._open)
         self._steps = Steps(self._owner, self._open, drafts, limit=self._capacity)
-        self._steps.begin(token_ids[last:])
+        self._steps.begin(token_ids)
+        self._arenas.ready(self._open, is_working=False)
 
     def decode(self, sampling: Sampling) -> Iterator[Token]:
         steps = self._steps
@@ -215,7 +271,7 @@ class _ArenaSequence:
 
     def close(self) -> None:
         if self._arena is not None:
-            self._pool.give(self._arena, self._resident(self._arena.num_tokens))
+            self._owner.close_kv(self._arena, self._resident(self._arena.num_tokens))
             self._arena = None
 
     def _resident(self, num_tokens: int) -> Resident:
