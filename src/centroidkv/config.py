@@ -198,6 +198,10 @@ class EngineConfig(_Settings):
     cluster. `carry_cost` is what a pinned token costs by standing in the prompt, as a part of
     computing one: higher makes shorter prompts, of which more is computed. `keep_versions` is how
     many plan versions are kept besides those that serve.
+
+    `max_running` requests are computed at the same time, in shared forwards; up to `max_waiting`
+    more wait for them to end, and one beyond these is refused with `QueueFull`. With
+    `max_running=1` requests take turns, and each holds its prefix for itself.
     """
 
     memory_budget_bytes: int = GIB
@@ -221,6 +225,8 @@ class EngineConfig(_Settings):
     max_error: float | None = None
     pins_by: Literal["found", "nearest"] = "found"
     carry_cost: float = 0.05
+    max_running: int = 16
+    max_waiting: int = 64
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -269,6 +275,14 @@ class EngineConfig(_Settings):
         )
         self._check_pins()
 
+    def _check_queue(self) -> None:
+        for name, least in (("max_running", 1), ("max_waiting", 0)):
+            value = getattr(self, name)
+            _require(
+                _is_count(value, least),
+                f"{name} must be a whole number of at least {least}, not {value!r}",
+            )
+
     def _check_pins(self) -> None:
         _require(
             self.pins_by in ("found", "nearest"),
@@ -278,6 +292,7 @@ class EngineConfig(_Settings):
             _is_number(self.carry_cost) and 0 <= self.carry_cost < 1,
             f"carry_cost must be a number in [0, 1), not {self.carry_cost!r}",
         )
+        self._check_queue()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""

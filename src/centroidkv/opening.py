@@ -50,12 +50,14 @@ def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
             dtype=config.dtype,
             arena_budget_bytes=config.arena_budget_bytes,
             today=config.pinned_date,
+            max_batch=config.max_running,
         )
     return wrap_model(
         model,
         tokenizer,
         arena_budget_bytes=config.arena_budget_bytes,
         today=config.pinned_date,
+        max_batch=config.max_running,
     )
 
 
