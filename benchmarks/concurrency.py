@@ -4,7 +4,8 @@
 
 Each user asks one question after the other and reads each answer to its end, 32 tokens. Every
 question is new; the prefix of about 1,024 tokens is in memory. Rounds go through all numbers of
-users in turn. `--turns` adds the same with `max_running=1`, where requests take turns.
+users in turn. On a busy machine, run it with `OMP_NUM_THREADS=1` and look at tokens per second of
+processor time, which others slow down less. `--turns` adds the same with `max_running=1`, where requests take turns.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import bank
 from machine import machine
@@ -45,16 +47,24 @@ def contexts(engine: Engine, count: int) -> list[str]:
     return found
 
 
-def ask_all(engine: Engine, prompts: list[str], users: int) -> tuple[float, list[Completion]]:
+class Seconds(NamedTuple):
+    """What a run took: by the clock, and of processor time."""
+
+    clock: float
+    processor: float
+
+
+def ask_all(engine: Engine, prompts: list[str], users: int) -> tuple[Seconds, list[Completion]]:
     """Let users ask their share of the prompts; return the seconds and the answers."""
 
     def user(share: list[str]) -> list[Completion]:
         return [engine.generate(p, max_tokens=TOKENS) for p in share]
 
-    begin = time.perf_counter()
+    begin = Seconds(time.perf_counter(), time.process_time())
     with ThreadPoolExecutor(users) as pool:
         done = list(pool.map(user, [prompts[i::users] for i in range(users)]))
-    return time.perf_counter() - begin, list(itertools.chain(*done))
+    took = Seconds(time.perf_counter() - begin.clock, time.process_time() - begin.processor)
+    return took, list(itertools.chain(*done))
 
 
 def measure(
@@ -67,8 +77,11 @@ def measure(
             asked = list(itertools.islice(prompts[clusters], users * each))
             seconds, done = ask_all(engine, asked, users)
             engine.flush()
-            cell = found.setdefault(f"{clusters} clusters, {users} users", {"rate": [], "ttft": []})
-            cell["rate"].append(sum(len(c.token_ids) for c in done) / seconds)
+            empty: dict[str, list[float]] = {"rate": [], "processor rate": [], "ttft": []}
+            cell = found.setdefault(f"{clusters} clusters, {users} users", empty)
+            count = sum(len(c.token_ids) for c in done)
+            cell["rate"].append(count / seconds.clock)
+            cell["processor rate"].append(count / seconds.processor)
             cell["ttft"] += [c.usage.ttft_s for c in done]
     return found
 
@@ -93,6 +106,12 @@ def kv_ratio(engine: Engine, prompts: list[str]) -> dict[str, float]:
         "held / (prefix + tails)": held / (needed * size),
         "held / each its own prefix": held / (apart * size),
     }
+
+
+def gain(cells: dict[str, dict[str, list[float]]], kind: str) -> dict[str, float]:
+    """Compare the median of each cell with that of one user on as many clusters."""
+    rate = {name: statistics.median(cell[kind]) for name, cell in cells.items()}
+    return {name: r / rate[f"{name.split(',')[0]}, 1 users"] for name, r in rate.items()}
 
 
 def main() -> None:
@@ -126,11 +145,14 @@ def main() -> None:
         memory = kv_ratio(engine, list(itertools.islice(prompts[1], 16)))
         cells = measure(engine, prompts, rounds=options.rounds, each=options.each)
         sizes: Counter[int] = engine.model.batcher.sizes
-    rate = {name: statistics.median(cell["rate"]) for name, cell in cells.items()}
-    gains = {n: r / rate[f"{n.split(',')[0]}, 1 users"] for n, r in rate.items()}
-    for name, value in rate.items():
-        ttft = statistics.median(cells[name]["ttft"])
-        print(f"{name:24}{value:7.1f} tokens/s{gains[name]:7.2f}{ttft * 1e3:9.0f} ms to the first")
+    gains = {kind: gain(cells, kind) for kind in ("rate", "processor rate")}
+    for name, cell in cells.items():
+        ttft = statistics.median(cell["ttft"])
+        figures = "".join(
+            f"{statistics.median(cell[kind]):8.1f} tokens/s{gains[kind][name]:6.2f}"
+            for kind in gains
+        )
+        print(f"{name:24}{figures}{ttft * 1e3:9.0f} ms to the first")
     print(memory)
     report = {
         "machine": machine(),

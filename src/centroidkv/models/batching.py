@@ -51,7 +51,7 @@ class Batcher:
 
     Args:
         run: Runs jobs in one forward and gives each its logits or its error.
-        most: Returns how many sequences may share a forward.
+        most: Returns how many sequences may share a forward; asked when several wait.
     """
 
     def __init__(self, run: Callable[[Sequence[Job]], None], most: Callable[[], int]) -> None:
@@ -113,7 +113,10 @@ class Batcher:
         with self._lock:
             # After a forward all its sequences choose their next tokens, at nearly the same time.
             self._arrived.wait_for(lambda: not self._expected, self._window_s)
-            batch = self._next()
+            is_lone = len(self._waiting) == 1
+        most = 1 if is_lone else self._most()
+        with self._lock:
+            batch = self._next(most)
             self.sizes[len(batch)] += 1
         begin = time.perf_counter()
         try:
@@ -127,9 +130,9 @@ class Batcher:
         for job in batch:
             job.wake.set()
 
-    def _next(self) -> list[Job]:
+    def _next(self, most: int) -> list[Job]:
         """Take the jobs that waited longest, as many as one forward may run."""
-        num, tokens, most = 0, 0, self._most()
+        num, tokens = 0, 0
         for job in self._waiting[:most]:
             tokens += len(job.token_ids)
             if num and tokens > MOST_TOKENS:

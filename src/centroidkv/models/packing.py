@@ -41,7 +41,8 @@ class Packing:
         self._known: bool | None = None if most > 1 else False
         self._lock = threading.Lock()
         config = model.config.get_text_config()
-        self._groups = config.num_attention_heads // shape.kv_heads
+        heads = getattr(config, "num_attention_heads", None) or shape.kv_heads
+        self._groups = int(heads) // shape.kv_heads
         self._accepted = inspect.signature(model.forward).parameters
 
     @property

@@ -183,6 +183,7 @@ class TransformersModel:
             else:
                 for job in jobs:
                     self._run([job])
+            return
         if len(jobs) == 1:
             self.pace.timed(len(jobs[0].token_ids), time.perf_counter() - begin)
 
@@ -255,7 +256,10 @@ class _ArenaSequence:
             logits = steps.logits
             token, margin = choose(logits), top_margin(logits)
             is_drafted = steps.is_drafted(token)
-            if self._owner.is_end(token):
+            is_end = self._owner.is_end(token)
+            if is_end or not left:
+                self._owner.batcher.leave(self._open)
+            if is_end:
                 yield Token(token, "", margin, is_end=True, is_drafted=is_drafted)
                 return
             text = detokenize.step(tokenizer.backend_tokenizer, token)
