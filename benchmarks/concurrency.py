@@ -4,8 +4,9 @@
 
 Each user asks one question after the other and reads each answer to its end, 32 tokens. Every
 question is new; the prefix of about 1,024 tokens is in memory. Rounds go through all numbers of
-users in turn. On a busy machine, run it with `OMP_NUM_THREADS=1` and look at tokens per second of
-processor time, which others slow down less. `--turns` adds the same with `max_running=1`, where requests take turns.
+users in turn. `--turns` measures `max_running=1`, where requests take turns. On a busy machine, run
+it with `OMP_NUM_THREADS=1` and look at tokens per second of processor time, which others slow down
+less.
 """
 
 import argparse
@@ -68,13 +69,14 @@ def ask_all(engine: Engine, prompts: list[str], users: int) -> tuple[Seconds, li
 
 
 def measure(
-    engine: Engine, prompts: dict[int, Iterator[str]], *, rounds: int, each: int
+    engine: Engine, prompts: dict[int, Iterator[str]], options: argparse.Namespace
 ) -> dict[str, dict[str, list[float]]]:
     """Ask with each number of users in turn; tokens a second and seconds to the first token."""
     found: dict[str, dict[str, list[float]]] = {}
-    for number in range(rounds):
-        for clusters, users in itertools.product(CLUSTERS, USERS if number % 2 else USERS[::-1]):
-            asked = list(itertools.islice(prompts[clusters], users * each))
+    for number in range(options.rounds):
+        order = options.users if number % 2 else options.users[::-1]
+        for clusters, users in itertools.product(CLUSTERS, order):
+            asked = list(itertools.islice(prompts[clusters], users * options.each))
             seconds, done = ask_all(engine, asked, users)
             engine.flush()
             empty: dict[str, list[float]] = {"rate": [], "processor rate": [], "ttft": []}
@@ -118,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--each", type=int, default=2, help="questions a user asks in a round")
+    parser.add_argument("--users", type=int, nargs="+", default=USERS, help="1 must be there")
     parser.add_argument("--drafts", action="store_true")
     parser.add_argument("--turns", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/concurrency.json"))
@@ -143,7 +146,7 @@ def main() -> None:
         engine.flush()
         ask_all(engine, list(itertools.islice(prompts[1], 4)), 4)  # the first shared forward
         memory = kv_ratio(engine, list(itertools.islice(prompts[1], 16)))
-        cells = measure(engine, prompts, rounds=options.rounds, each=options.each)
+        cells = measure(engine, prompts, options)
         sizes: Counter[int] = engine.model.batcher.sizes
     gains = {kind: gain(cells, kind) for kind in ("rate", "processor rate")}
     for name, cell in cells.items():
