@@ -26,11 +26,15 @@ _WINDOW = 0.1
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """New tokens of one sequence, and in the end the logits of the last `rows` of them."""
+    """New tokens of one sequence, and in the end the logits of the last `rows` of them.
+
+    One that is `apart` shares no forward.
+    """
 
     token_ids: Sequence[int]
     kv: SequenceKV
     rows: int
+    apart: bool = False
     logits: torch.Tensor | None = None
     error: Exception | None = None
     wake: threading.Event = field(default_factory=threading.Event)
@@ -135,7 +139,7 @@ class Batcher:
         num, tokens = 0, 0
         for job in self._waiting[:most]:
             tokens += len(job.token_ids)
-            if num and tokens > MOST_TOKENS:
+            if num and (tokens > MOST_TOKENS or job.apart or self._waiting[0].apart):
                 break
             num += 1
         batch, self._waiting = self._waiting[:num], self._waiting[num:]

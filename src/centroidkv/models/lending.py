@@ -86,6 +86,7 @@ class _Lender:
     arena: Arena
     resident: Resident  # what it holds or will hold
     ready: int  # leading tokens whose KV is complete in all layers
+    may_lend: bool = True
     is_open: bool = True
     is_working: bool = False
     opened: float = field(default_factory=time.monotonic)
@@ -131,6 +132,7 @@ class SharedArenas:
         wanted: Resident = NOBODY,
         *,
         may_borrow: Callable[[], bool] = lambda: True,
+        may_lend: bool = True,
     ) -> SequenceKV:
         """Return KV with room for `capacity` tokens, holding what it may of `wanted`.
 
@@ -141,7 +143,7 @@ class SharedArenas:
             while True:
                 found = self._best(capacity, wanted)
                 if found is None or not may_borrow():
-                    return self._own(capacity, wanted)
+                    return self._own(capacity, wanted, may_lend=may_lend)
                 lender, shared = found
                 lender.lend(shared)
                 while lender.will_have(shared):
@@ -153,12 +155,13 @@ class SharedArenas:
                     return borrowed
                 self._take_back(lender, shared)
                 if lender.is_open:
-                    return self._own(capacity, wanted)
+                    return self._own(capacity, wanted, may_lend=may_lend)
 
-    def _own(self, capacity: int, wanted: Resident) -> Arena:
+    def _own(self, capacity: int, wanted: Resident, *, may_lend: bool) -> Arena:
         arena = self._pool.take(capacity, wanted)
         lent = self._lenders[arena].lent if arena in self._lenders else []
-        self._lenders[arena] = _Lender(arena, wanted, arena.num_tokens, lent=lent)
+        lender = _Lender(arena, wanted, arena.num_tokens, may_lend=may_lend, lent=lent)
+        self._lenders[arena] = lender
         return arena
 
     def _best(self, capacity: int, wanted: Resident) -> tuple[_Lender, int] | None:
@@ -190,6 +193,11 @@ class SharedArenas:
                 lender.ready = max(lender.ready, ready)
                 self._changed.notify_all()
 
+    def is_apart(self, kv: SequenceKV) -> bool:
+        """Tell whether a sequence neither lends nor borrows."""
+        lender = self._lenders.get(kv) if isinstance(kv, Arena) else None
+        return lender is not None and not lender.may_lend
+
     def close(self, kv: SequenceKV, resident: Resident = NOBODY) -> None:
         """Take a sequence's KV back; what others read of it stays as it is."""
         with self._changed:
@@ -219,7 +227,7 @@ class SharedArenas:
 def _shared(lender: _Lender, wanted: Resident) -> int:
     """Count the leading tokens of `wanted` that a lender has or will have, all but one at most."""
     held = lender.resident
-    if held.namespace != wanted.namespace:
+    if held.namespace != wanted.namespace or not lender.may_lend:
         return 0
     most = min(len(held.token_ids), len(wanted.token_ids) - 1)
     if not lender.is_open:

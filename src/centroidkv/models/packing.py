@@ -1,11 +1,13 @@
-"""Running a model on a pack of sequences, and finding out whether it can be.
+"""Running a model on one sequence or on a pack of them, and finding out whether it can be.
 
-Owns how a model is called for a pack. Whether a model's attention is what packed attention
-computes is not guessed from its name: a short trial compares it with the plain forward.
+Owns how a model is called, and what is done where that fails. Whether a model's attention is what
+packed attention computes is not guessed from its name: a short trial compares it with the plain
+forward.
 """
 
 import inspect
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,8 @@ from transformers import PreTrainedModel
 
 from centroidkv.models.arena import Arena, KVShape
 from centroidkv.models.attention import NAME
+from centroidkv.models.batching import Job
+from centroidkv.models.drafting import Pace
 from centroidkv.models.lending import BorrowedArena, SequenceKV
 from centroidkv.models.packed import KEYWORD, NotPackable, Pack, Segment
 
@@ -26,17 +30,19 @@ _TRIAL_TOKENS = 8
 
 
 class Packing:
-    """Forwards of several sequences at a time through one model.
+    """Forwards of one sequence or of several at a time through one model.
 
     Args:
         model: A loaded model.
         shape: The shape of its KV.
+        pace: Told what forwards of one sequence cost.
         most: How many sequences one forward may run; 1 for never more than one.
     """
 
-    def __init__(self, model: PreTrainedModel, shape: KVShape, *, most: int) -> None:
+    def __init__(self, model: PreTrainedModel, shape: KVShape, pace: Pace, *, most: int) -> None:
         self._model = model
         self._shape = shape
+        self._pace = pace
         self._most = most
         self._known: bool | None = None if most > 1 else False
         self._lock = threading.Lock()
@@ -57,6 +63,42 @@ class Packing:
             if self._known is None:
                 self._known = self._can_be_called() and self._is_right()
             return self._known
+
+    def run_jobs(self, jobs: Sequence[Job]) -> None:
+        """Run jobs in one forward; each apart if that fails, so that only one may."""
+        held = [j.kv.num_tokens for j in jobs]
+        begin = time.perf_counter()
+        try:
+            if len(jobs) == 1 and isinstance(jobs[0].kv, Arena):
+                jobs[0].logits = self._alone(jobs[0], jobs[0].kv)
+            else:
+                segments = {Segment(j.token_ids, j.kv, j.rows): j for j in jobs}
+                for segment, logits in self.run(list(segments)).items():
+                    segments[segment].logits = logits
+        except BaseException as error:
+            for job, num_tokens in zip(jobs, held, strict=True):
+                job.kv.resize(num_tokens)
+            if not isinstance(error, Exception):
+                raise
+            if len(jobs) == 1:
+                jobs[0].error = error
+            else:
+                for job in jobs:
+                    self.run_jobs([job])
+            return
+        if len(jobs) == 1:
+            self._pace.timed(len(jobs[0].token_ids), time.perf_counter() - begin)
+
+    def _alone(self, job: Job, arena: Arena) -> torch.Tensor:
+        """Run one sequence; all rows are computed where the model cannot leave the others out."""
+        ids = torch.tensor([list(job.token_ids)], device=self._model.device)
+        last = {"logits_to_keep": job.rows} if "logits_to_keep" in self._accepted else {}
+        with torch.inference_mode():
+            output: Any = self._model(
+                input_ids=ids, past_key_values=arena.cache, use_cache=True, **last
+            )
+            logits: torch.Tensor = output.logits[0, -job.rows :]
+        return logits
 
     def run(self, segments: Sequence[Segment]) -> dict[Segment, torch.Tensor]:
         """Run several sequences' new tokens; return each one's logits, [rows, vocabulary].

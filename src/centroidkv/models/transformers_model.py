@@ -1,7 +1,5 @@
-"""A local transformers model behind the `CausalModel` port. The only file that runs models."""
+"""A local transformers model behind the `CausalModel` port; `packing.py` runs it."""
 
-import inspect
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from typing import Any
@@ -13,11 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, UnsupportedModel
-from centroidkv.models.arena import NOBODY, Arena, ArenaPool, Resident, kv_shape
+from centroidkv.models.arena import NOBODY, ArenaPool, Resident, kv_shape
 from centroidkv.models.batching import Batcher, Job
 from centroidkv.models.drafting import Pace
 from centroidkv.models.lending import SequenceKV, SharedArenas
-from centroidkv.models.packed import Segment
 from centroidkv.models.packing import Packing
 from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
@@ -63,12 +60,10 @@ class TransformersModel:
         self.shape = kv_shape(model)
         self._renderer = ChatRenderer(tokenizer, today=today)
         self._fingerprint = fingerprint
-        self.packing = Packing(model, self.shape, most=max_batch)
-        self.arenas = SharedArenas(ArenaPool(self.shape, budget_bytes=arena_budget_bytes))
-        self.batcher = Batcher(self._run, lambda: self.packing.most)
-        accepted = inspect.signature(model.forward).parameters
-        self._can_keep_last = "logits_to_keep" in accepted
         self.pace = Pace()
+        self.packing = Packing(model, self.shape, self.pace, most=max_batch)
+        self.arenas = SharedArenas(ArenaPool(self.shape, budget_bytes=arena_budget_bytes))
+        self.batcher = Batcher(self.packing.run_jobs, lambda: self.packing.most)
         self._end_ids = _end_ids(model, tokenizer)
 
     @property
@@ -126,20 +121,27 @@ class TransformersModel:
     # sequences
 
     def open_sequence(
-        self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = ""
+        self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = "", apart: bool = False
     ) -> "_ArenaSequence":
         """Start a sequence; one of the same namespace that began alike may have left its KV.
+
+        One that is `apart` shares no forward with others, and neither lends KV nor borrows it.
 
         Raises:
             ContextTooLong: The model has fewer positions than `capacity`.
         """
         if capacity > self.context_tokens:
             raise ContextTooLong(prompt_tokens=capacity, context_tokens=self.context_tokens)
-        return _ArenaSequence(self, capacity, Resident.of(namespace, prompt))
+        return _ArenaSequence(self, capacity, Resident.of(namespace, prompt), apart=apart)
 
-    def open_kv(self, capacity: int, wanted: Resident) -> SequenceKV:
+    def open_kv(self, capacity: int, wanted: Resident, *, apart: bool) -> SequenceKV:
         """Return memory for a sequence's KV, with what others hold of it."""
-        kv = self.arenas.open(capacity, wanted, may_borrow=lambda: self.packing.is_possible)
+        kv = self.arenas.open(
+            capacity,
+            wanted,
+            may_borrow=lambda: self.packing.is_possible and not apart,
+            may_lend=not apart,
+        )
         self.batcher.join(kv)
         return kv
 
@@ -160,43 +162,7 @@ class TransformersModel:
 
         Sequences of other threads that wait at the same time are run in the same forward.
         """
-        return self.batcher.submit(Job(token_ids, arena, rows))
-
-    def _run(self, jobs: Sequence[Job]) -> None:
-        """Run jobs in one forward; each apart if that fails, so that only one may."""
-        held = [j.kv.num_tokens for j in jobs]
-        begin = time.perf_counter()
-        try:
-            if len(jobs) == 1 and isinstance(jobs[0].kv, Arena):
-                jobs[0].logits = self._alone(jobs[0], jobs[0].kv)
-            else:
-                segments = {Segment(j.token_ids, j.kv, j.rows): j for j in jobs}
-                for segment, logits in self.packing.run(list(segments)).items():
-                    segments[segment].logits = logits
-        except BaseException as error:
-            for job, num_tokens in zip(jobs, held, strict=True):
-                job.kv.resize(num_tokens)
-            if not isinstance(error, Exception):
-                raise
-            if len(jobs) == 1:
-                jobs[0].error = error
-            else:
-                for job in jobs:
-                    self._run([job])
-            return
-        if len(jobs) == 1:
-            self.pace.timed(len(jobs[0].token_ids), time.perf_counter() - begin)
-
-    def _alone(self, job: Job, arena: Arena) -> torch.Tensor:
-        """Run one sequence; all rows are computed where the model cannot leave the others out."""
-        ids = torch.tensor([list(job.token_ids)], device=self.model.device)
-        last = {"logits_to_keep": job.rows} if self._can_keep_last else {}
-        with torch.inference_mode():
-            output: Any = self.model(
-                input_ids=ids, past_key_values=arena.cache, use_cache=True, **last
-            )
-            logits: torch.Tensor = output.logits[0, -job.rows :]
-        return logits
+        return self.batcher.submit(Job(token_ids, arena, rows, self.arenas.is_apart(arena)))
 
     def is_end(self, token_id: int) -> bool:
         """Tell whether a token ends an answer."""
@@ -206,13 +172,15 @@ class TransformersModel:
 class _ArenaSequence:
     """One running sequence in an arena. See `RunningSequence` for the contract."""
 
-    def __init__(self, owner: TransformersModel, capacity: int, wanted: Resident) -> None:
+    def __init__(
+        self, owner: TransformersModel, capacity: int, wanted: Resident, *, apart: bool
+    ) -> None:
         self._owner = owner
         self._arenas = owner.arenas
         self._capacity = capacity
         self._wanted = wanted
         self._answer: list[int] = []
-        self._arena: SequenceKV | None = owner.open_kv(capacity, wanted)
+        self._arena: SequenceKV | None = owner.open_kv(capacity, wanted, apart=apart)
         self._steps: Steps | None = None
 
     @property

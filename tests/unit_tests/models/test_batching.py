@@ -60,8 +60,10 @@ def answer(
     namespace: str = "",
     max_tokens: int = 24,
     drafts: Drafts | None = None,
+    apart: bool = False,
 ) -> list[int]:
-    sequence = model.open_sequence(len(prompt) + max_tokens, prompt, namespace=namespace)
+    capacity = len(prompt) + max_tokens
+    sequence = model.open_sequence(capacity, prompt, namespace=namespace, apart=apart)
     try:
         sequence.prefill(prompt[sequence.num_tokens :], drafts)
         return [t.id for t in sequence.decode(Sampling(max_tokens=max_tokens))]
@@ -238,6 +240,20 @@ def test_one_at_a_time_neither_batches_nor_borrows() -> None:
     alone = [answer(model, p) for p in asked]
     assert at_once(model, asked) == alone
     assert set(model.batcher.sizes) == {1} and model.arenas.num_borrowed == 0
+
+
+def test_what_is_apart_neither_batches_nor_borrows(model: TransformersModel) -> None:
+    asked = prompts(1)
+    alone = [answer(model, p) for p in asked]
+    assert at_once(model, asked, apart=True) == alone
+    assert set(model.batcher.sizes) == {1} and model.arenas.num_borrowed == 0
+    with ThreadPoolExecutor(NUM) as pool:  # and others go on sharing
+        found = [
+            pool.submit(answer, model, p, namespace="one", apart=i % 2 == 1)
+            for i, p in enumerate([*asked, *asked])
+        ]
+        assert [f.result() for f in found] == [*alone, *alone]
+    assert max(model.batcher.sizes) > 1
 
 
 def test_a_lone_request_goes_the_plain_way(model: TransformersModel) -> None:
