@@ -75,6 +75,11 @@ class Batcher:
         """How many sequences are open."""
         return len(self._open)
 
+    @property
+    def num_waiting(self) -> int:
+        """How many jobs wait for a forward."""
+        return len(self._waiting)
+
     def join(self, kv: SequenceKV) -> None:
         """Note a sequence that will run."""
         with self._lock:
