@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
 from centroidkv.config import Sampling
@@ -64,6 +64,7 @@ class Answering:
         self._blocks = blocks
         self._records = records
         self._learner = learner
+        self._queue = learner.store.requests
         self._warned_order = False
         # KV that an arena still holds is found by this engine alone: neither by another tenant
         # nor by another store with the same model.
@@ -84,8 +85,8 @@ class Answering:
         Raises:
             ContextTooLong: The prompt leaves no room for an answer.
             GenerationTimeout: The answer was not complete in time.
+            QueueFull: Too many requests run and wait already.
         """
-        request = run.request
         warming = current_warming()
         if warming is not None:
             warming.offer(run.prompt, run.where)
@@ -93,6 +94,11 @@ class Answering:
             raise ContextTooLong(
                 prompt_tokens=len(run.prompt), context_tokens=self.model.context_tokens
             )
+        with run.place_in(self._queue) as place:
+            yield from place.watch(self._computed(run))
+
+    def _computed(self, run: Run) -> Generator[Chunk]:
+        request = run.request
         limit = self.model.context_tokens - len(run.prompt)
         sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, limit))
         sequence = self._open_sequence(run, len(run.prompt) + sampling.max_tokens)

@@ -1,11 +1,11 @@
 """Validated, frozen settings. An unknown key is an error that names the known ones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, Self, TypedDict, get_args
 
-from centroidkv.errors import ConfigError
+from centroidkv.settings import Settings, is_count, is_date, is_number, require
 from centroidkv.types import Reuse
 
 __all__ = ["Clustering", "EngineConfig", "PlanConfig", "Sampling", "SamplingOptions"]
@@ -24,43 +24,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class _Settings:
-    """Builds a frozen dataclass from keyword arguments, naming what is wrong."""
-
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Self:
-        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-        unknown = sorted(set(settings) - set(known))
-        if unknown:
-            raise ConfigError(f"unknown setting {', '.join(unknown)}; known: {', '.join(known)}")
-        return cls(**settings)
-
-
-def _require(condition: object, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_date(value: object) -> bool:
-    try:
-        date.fromisoformat(str(value))
-    except ValueError:
-        return False
-    return isinstance(value, str)
-
-
 @dataclass(frozen=True, slots=True)
-class Sampling(_Settings):
+class Sampling(Settings):
     """How an answer is decoded. Greedy unless `temperature` is above zero.
 
     After `timeout_s` seconds without a complete answer, the request ends with an error.
@@ -74,32 +39,32 @@ class Sampling(_Settings):
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            _is_count(self.max_tokens, 1),
+        require(
+            is_count(self.max_tokens, 1),
             f"max_tokens must be a whole number of at least 1, not {self.max_tokens!r}",
         )
-        _require(
-            _is_number(self.temperature) and 0 <= self.temperature < float("inf"),
+        require(
+            is_number(self.temperature) and 0 <= self.temperature < float("inf"),
             f"temperature must be a number, 0 or more, not {self.temperature!r}",
         )
-        _require(
-            _is_number(self.top_p) and 0 < self.top_p <= 1,
+        require(
+            is_number(self.top_p) and 0 < self.top_p <= 1,
             f"top_p must be a number in (0, 1], not {self.top_p!r}",
         )
-        _require(
-            self.seed is None or (_is_count(self.seed, 0) and self.seed < 1 << 63),
+        require(
+            self.seed is None or (is_count(self.seed, 0) and self.seed < 1 << 63),
             f"seed must be a whole number from 0 to 2**63 - 1, or None, not {self.seed!r}",
         )
-        _require(
+        require(
             isinstance(self.stop, Sequence) and not isinstance(self.stop, str),
             f"stop must be a list of strings, not {self.stop!r}",
         )
-        _require(
-            self.timeout_s is None or (_is_number(self.timeout_s) and self.timeout_s > 0),
+        require(
+            self.timeout_s is None or (is_number(self.timeout_s) and self.timeout_s > 0),
             f"timeout must be a number of seconds above 0, or None, not {self.timeout_s!r}",
         )
         object.__setattr__(self, "stop", tuple(self.stop))
-        _require(
+        require(
             all(isinstance(s, str) and s for s in self.stop),
             "stop must hold non-empty strings; an empty one would end every answer at once",
         )
@@ -117,7 +82,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class PlanConfig(_Settings):
+class PlanConfig(Settings):
     """How past questions become clusters and pins.
 
     `num_clusters=None` takes one cluster for about ten questions; `auto`, there or for `pca_dim`,
@@ -145,43 +110,43 @@ class PlanConfig(_Settings):
 
     def __post_init__(self) -> None:
         k, dim = self.num_clusters, self.pca_dim
-        _require(
-            k is None or k == "auto" or _is_count(k, 1),
+        require(
+            k is None or k == "auto" or is_count(k, 1),
             f"num_clusters must be a whole number of at least 1, 'auto' or None, not {k!r}",
         )
-        _require(
-            dim == "auto" or _is_count(dim, 1),
+        require(
+            dim == "auto" or is_count(dim, 1),
             f"pca_dim must be a whole number of at least 1, or 'auto', not {dim!r}",
         )
         methods = get_args(Clustering)
-        _require(
+        require(
             self.clustering in methods,
             f"clustering must be one of {', '.join(methods)}, not {self.clustering!r}",
         )
-        _require(
-            _is_number(self.auto_budget_s) and self.auto_budget_s > 0,
+        require(
+            is_number(self.auto_budget_s) and self.auto_budget_s > 0,
             f"auto_budget_s must be a number of seconds above 0, not {self.auto_budget_s!r}",
         )
         for name in ("max_pins", "max_pin_tokens", "retrieval_depth"):
             value = getattr(self, name)
-            _require(
-                _is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"
+            require(
+                is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"
             )
-        _require(
-            self.store_tokens is None or _is_count(self.store_tokens, 1),
+        require(
+            self.store_tokens is None or is_count(self.store_tokens, 1),
             f"store_tokens must be a number of tokens of at least 1, or None, "
             f"not {self.store_tokens!r}",
         )
-        _require(
+        require(
             self.radius_quantile is None
-            or (_is_number(self.radius_quantile) and 0 < self.radius_quantile <= 1),
+            or (is_number(self.radius_quantile) and 0 < self.radius_quantile <= 1),
             f"radius_quantile must be a number in (0, 1], or None, not {self.radius_quantile!r}",
         )
-        _require(_is_count(self.seed, 0), f"seed must be a whole number, not {self.seed!r}")
+        require(is_count(self.seed, 0), f"seed must be a whole number, not {self.seed!r}")
 
 
 @dataclass(frozen=True, slots=True)
-class EngineConfig(_Settings):
+class EngineConfig(Settings):
     """Budgets, isolation and behaviour of one engine. Budgets are in bytes.
 
     `template_date` is what a chat template that prints the date prints: an ISO date, the same
@@ -206,6 +171,10 @@ class EngineConfig(_Settings):
     computing one: higher makes shorter prompts, of which more is computed. `repeat_best` puts the
     passage found first once more behind all others, next to the question. `keep_versions` is how
     many plan versions are kept besides those that serve.
+
+    `max_running` requests are computed at the same time, in shared forwards; up to `max_waiting`
+    more wait for them to end, and one beyond these is refused with `QueueFull`. With
+    `max_running=1` requests take turns, and each holds its prefix for itself.
     """
 
     memory_budget_bytes: int = GIB
@@ -234,6 +203,8 @@ class EngineConfig(_Settings):
     pins_by: Literal["found", "nearest"] = "found"
     carry_cost: float = 0.05
     repeat_best: bool = False
+    max_running: int = 16
+    max_waiting: int = 64
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -243,39 +214,39 @@ class EngineConfig(_Settings):
     def __post_init__(self) -> None:
         for name in ("memory_budget_bytes", "disk_budget_bytes"):
             value = getattr(self, name)
-            _require(
-                _is_count(value, 0), f"{name} must be a number of bytes (0 or more), not {value!r}"
+            require(
+                is_count(value, 0), f"{name} must be a number of bytes (0 or more), not {value!r}"
             )
         for name in ("max_records", "near_misses", "fit_after", "max_pins", "keep_versions"):
             value = getattr(self, name)
-            _require(
-                _is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"
+            require(
+                is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"
             )
-        _require(
-            _is_number(self.online_radius) and 0 < self.online_radius < 2,
+        require(
+            is_number(self.online_radius) and 0 < self.online_radius < 2,
             f"online_radius must be a number in (0, 2), not {self.online_radius!r}",
         )
-        _require(isinstance(self.tenant, str), f"tenant must be a string, not {self.tenant!r}")
-        _require(
+        require(isinstance(self.tenant, str), f"tenant must be a string, not {self.tenant!r}")
+        require(
             self.chroma is None or str(self.chroma).startswith(("http://", "https://")),
             f"chroma must be the http:// address of a Chroma server, not {self.chroma!r}",
         )
-        _require(
-            self.template_date == "today" or _is_date(self.template_date),
+        require(
+            self.template_date == "today" or is_date(self.template_date),
             f"template_date must be a date as 2025-01-31, or 'today', not {self.template_date!r}",
         )
-        _require(
+        require(
             self.preset is None or self.preset in _PRESETS,
             f"preset must be one of {', '.join(_PRESETS)}, or None, not {self.preset!r}",
         )
         forms = ("answer", "continue", "append")
-        _require(
+        require(
             self.representative_form in forms,
             f"representative_form must be one of {', '.join(forms)}, "
             f"not {self.representative_form!r}",
         )
-        _require(
-            self.max_error is None or (_is_number(self.max_error) and 0 < self.max_error < 1),
+        require(
+            self.max_error is None or (is_number(self.max_error) and 0 < self.max_error < 1),
             f"max_error must be a number in (0, 1), or None, not {self.max_error!r}",
         )
         self._check_drafts()
@@ -283,36 +254,45 @@ class EngineConfig(_Settings):
         self._check_loading()
 
     def _check_drafts(self) -> None:
-        _require(
+        require(
             self.drafts or self.draft_model is None,
             "draft_model guesses tokens, which drafts=False switches off; leave one of them out",
         )
-        _require(
+        require(
             not self.bitwise or self.draft_model is None,
             "draft_model guesses tokens, which bitwise=True leaves out; leave one of them out",
         )
 
+    def _check_queue(self) -> None:
+        for name, least in (("max_running", 1), ("max_waiting", 0)):
+            value = getattr(self, name)
+            require(
+                is_count(value, least),
+                f"{name} must be a whole number of at least {least}, not {value!r}",
+            )
+
     def _check_pins(self) -> None:
-        _require(
+        require(
             self.pins_by in ("found", "nearest"),
             f"pins_by must be 'found' or 'nearest', not {self.pins_by!r}",
         )
-        _require(
-            _is_number(self.carry_cost) and 0 <= self.carry_cost < 1,
+        require(
+            is_number(self.carry_cost) and 0 <= self.carry_cost < 1,
             f"carry_cost must be a number in [0, 1), not {self.carry_cost!r}",
         )
+        self._check_queue()
 
     def _check_loading(self) -> None:
-        _require(
+        require(
             self.device is None or self.device_map is None,
             "device and device_map exclude each other; give one of them",
         )
-        _require(
+        require(
             self.device_map is None or isinstance(self.device_map, str | Mapping),
             f"device_map must be a word such as 'auto' or a mapping, not {self.device_map!r}",
         )
         known = self.quantization
-        _require(
+        require(
             known in (None, "int8") or isinstance(known, Mapping) or hasattr(known, "to_dict"),
             f"quantization must be 'int8', one of transformers' quantisation configs or a dict of "
             f"its fields, not {known!r}",

@@ -18,7 +18,8 @@
     │   ├── ModelNotFound                 no such folder, file, hub model or bundled name
     │   ├── UnsupportedModel              a model whose KV cannot be cut into prefixes
     │   ├── ContextTooLong                prompt and answer do not fit into the model's context
-    │   └── GenerationTimeout (TimeoutError)  the answer was not complete in time
+    │   ├── GenerationTimeout (TimeoutError)  the answer was not complete in time
+    │   └── QueueFull                     more requests at once than may run and wait
     └── MissingExtra (ImportError)        an optional dependency is absent; has the pip line
 
 A message says what, where, and what to do. `CacheError` never reaches the caller of an answer:
@@ -41,6 +42,7 @@ __all__ = [
     "ModelError",
     "ModelNotFound",
     "NotCalibrated",
+    "QueueFull",
     "StoreError",
     "StoreNotFound",
     "UnsupportedChain",
@@ -177,6 +179,18 @@ class GenerationTimeout(ModelError, TimeoutError):
         )
         self.timeout_s = timeout_s
         self.num_tokens = num_tokens
+
+
+class QueueFull(ModelError):
+    """More requests came at once than may run and wait; nothing was computed for this one."""
+
+    def __init__(self, *, max_running: int, max_waiting: int) -> None:
+        super().__init__(
+            f"{max_running} requests run and {max_waiting} wait already; ask again when some have "
+            "ended, or raise max_waiting"
+        )
+        self.max_running = max_running
+        self.max_waiting = max_waiting
 
 
 class MissingExtra(CentroidKVError, ImportError):

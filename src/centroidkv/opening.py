@@ -78,6 +78,7 @@ def _opened(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
             quantization=config.quantization,
             arena_budget_bytes=config.arena_budget_bytes,
             today=config.pinned_date,
+            max_batch=config.max_running,
         )
     if config.quantization is not None or config.device_map is not None:
         raise ConfigError(
@@ -89,6 +90,7 @@ def _opened(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
         tokenizer,
         arena_budget_bytes=config.arena_budget_bytes,
         today=config.pinned_date,
+        max_batch=config.max_running,
     )
 
 

@@ -9,6 +9,7 @@ from centroidkv.config import Sampling, SamplingOptions
 from centroidkv.errors import ConfigError, GenerationTimeout, UnsupportedReuse
 from centroidkv.kv.blocks import Match
 from centroidkv.outcome import Layout
+from centroidkv.queueing import Place, RequestQueue
 from centroidkv.tool_calls import Tool
 from centroidkv.types import Message, Prompt, Reason, Record, Reuse
 
@@ -103,10 +104,26 @@ class Run:
     prefill_s: float = 0.0
     ttft_s: float = 0.0
 
+    def place_in(self, queue: RequestQueue) -> Place:
+        """Wait for a place among the requests that are computed, as long as there is time.
+
+        Raises:
+            QueueFull: As many wait already as may.
+            GenerationTimeout: The time was up first.
+        """
+        limit = self.request.sampling.timeout_s
+        place = queue.enter(timeout_s=None if limit is None else max(0.0, self._left(limit)))
+        if place is None:
+            raise GenerationTimeout(timeout_s=limit or 0.0, num_tokens=0)
+        return place
+
+    def _left(self, limit: float) -> float:
+        return limit - (time.perf_counter() - self.begin)
+
     def check_time(self, num_tokens: int) -> None:
         """Raise `GenerationTimeout` when the request's time is up."""
         limit = self.request.sampling.timeout_s
-        if limit is not None and time.perf_counter() - self.begin > limit:
+        if limit is not None and self._left(limit) < 0:
             raise GenerationTimeout(timeout_s=limit, num_tokens=num_tokens)
 
 

@@ -37,6 +37,7 @@ from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.kv.write_behind import WriteBehind
 from centroidkv.prefetching import Prefetcher
 from centroidkv.protocols import CentroidIndex
+from centroidkv.queueing import RequestQueue
 from centroidkv.routing.plan import Plan, PlanFolder
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Store:
         self.plans = PlanFolder(path / "plans")
         self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)
         self.prefetcher = Prefetcher(self.blocks)
+        self.requests = RequestQueue(max_running=config.max_running, max_waiting=config.max_waiting)
         self._centroids = _EmbeddedCentroids(path)
         self.is_owner = True
 

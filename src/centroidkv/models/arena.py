@@ -187,6 +187,7 @@ class Arena:
         self.shape = shape
         self.capacity = capacity
         self.resident = NOBODY
+        self.lent_tokens = 0  # leading tokens that running sequences read: they must stay
         apart = not shape.is_stacked
         size = (0 if apart else shape.num_layers, 1, shape.kv_heads, capacity)
         self.keys = torch.empty(*size, shape.key_dim, dtype=shape.dtype, device=shape.device)
@@ -262,21 +263,27 @@ class ArenaPool:
         but one at the most.
         """
         with self._lock:
-            fitting = [a for a in self._free if a.capacity >= capacity]
-            shared = [_worth_keeping(a.resident, wanted) for a in fitting]
-            if max(shared, default=0):
-                best = shared.index(max(shared))
-                return self._taken(fitting[best], shared[best])
-            vacant = [a for a in fitting if not a.resident.namespace]
-            if vacant or (fitting and not self._has_room(capacity)):
+            best, shared = self._best(capacity, wanted)
+            if best is not None:
+                return self._taken(best, shared)
+            unread = [a for a in self._free if a.capacity >= capacity and not a.lent_tokens]
+            vacant = [a for a in unread if not a.resident.namespace]
+            if vacant or (unread and not self._has_room(capacity)):
                 # The smallest, and of these the one unused for longest.
-                return self._taken(min(vacant or fitting, key=lambda a: a.capacity), 0)
+                return self._taken(min(vacant or unread, key=lambda a: a.capacity), 0)
         return Arena(self.shape, _rounded(capacity))
 
-    def num_held(self, wanted: Resident) -> int:
-        """Count the leading tokens of `wanted` that an idle arena holds the KV of."""
+    def shared(self, capacity: int, wanted: Resident) -> int:
+        """Count the leading tokens of `wanted` that `take` would find."""
         with self._lock:
-            return max((_worth_keeping(a.resident, wanted) for a in self._free), default=0)
+            return self._best(capacity, wanted)[1]
+
+    def _best(self, capacity: int, wanted: Resident) -> tuple[Arena | None, int]:
+        """Return the arena that holds most of `wanted`, and how many tokens of it."""
+        fitting = [a for a in self._free if a.capacity >= capacity]
+        shares = [(a, _worth_keeping(a.resident, wanted)) for a in fitting]
+        shares = [(a, n) for a, n in shares if n and n >= a.lent_tokens]
+        return max(shares, key=lambda x: x[1], default=(None, 0))
 
     def _taken(self, arena: Arena, num_tokens: int) -> Arena:
         self._free.remove(arena)

@@ -14,6 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from centroidkv.models.packed import KEYWORD
+
 NAME = "centroidkv_sdpa"
 
 __all__ = ["NAME", "use_shared_kv_heads"]
@@ -37,6 +39,10 @@ def _attend(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend; query [batch, heads, new, dim], key and value [batch, kv_heads, all, dim]."""
+    pack = options.pop(KEYWORD, None)
+    if pack is not None:
+        packed: tuple[torch.Tensor, None] = pack.attend(module, query, **options)
+        return packed
     attention_mask = _end_aligned(query, key, attention_mask)
     unusual = options.get("softcap") or options.get("position_bias") is not None
     if unusual or options.get("dropout") or query.shape[1] == key.shape[1]:

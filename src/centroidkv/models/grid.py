@@ -82,7 +82,7 @@ class GridModel:
     def open_sequence(
         self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = ""
     ) -> "GridSequence":
-        sequence = self.model.open_sequence(capacity, prompt, namespace=namespace)
+        sequence = self.model.open_sequence(capacity, prompt, namespace=namespace, apart=True)
         return GridSequence(sequence, num_threads=self.num_threads)
 
 

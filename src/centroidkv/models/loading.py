@@ -39,6 +39,7 @@ def load_model(
     quantization: Quantization = None,
     arena_budget_bytes: int = 256 << 20,
     today: date | None = TEMPLATE_DATE,
+    max_batch: int = 16,
 ) -> TransformersModel:
     """Load a model by name or path.
 
@@ -51,6 +52,7 @@ def load_model(
             quantisation configs, or its fields as a dict.
         arena_budget_bytes: Memory that may be kept for arenas not in use.
         today: What chat templates that print the date print; None for the real date.
+        max_batch: How many sequences one forward may run.
 
     Raises:
         ModelNotFound: There is no such model, or it cannot be loaded in this way.
@@ -74,10 +76,21 @@ def load_model(
         use_int8(model)
     if (Path(folder) / "adapter_config.json").exists():
         # The adapter's folder does not hold the weights it adapts.
-        return wrap_model(model, tokenizer, arena_budget_bytes=arena_budget_bytes, today=today)
+        return wrap_model(
+            model,
+            tokenizer,
+            arena_budget_bytes=arena_budget_bytes,
+            today=today,
+            max_batch=max_batch,
+        )
     digest = fingerprint(_files_digest(folder, options), *_runtime(model))
     return TransformersModel(
-        model, tokenizer, fingerprint=digest, arena_budget_bytes=arena_budget_bytes, today=today
+        model,
+        tokenizer,
+        fingerprint=digest,
+        arena_budget_bytes=arena_budget_bytes,
+        today=today,
+        max_batch=max_batch,
     )
 
 
@@ -87,6 +100,7 @@ def wrap_model(
     *,
     arena_budget_bytes: int = 256 << 20,
     today: date | None = TEMPLATE_DATE,
+    max_batch: int = 16,
 ) -> TransformersModel:
     """Use a model and tokenizer that are loaded already; nothing about them is changed.
 
@@ -112,7 +126,12 @@ def wrap_model(
     ]
     digest = fingerprint(*parts, *_runtime(model))
     return TransformersModel(
-        model, tokenizer, fingerprint=digest, arena_budget_bytes=arena_budget_bytes, today=today
+        model,
+        tokenizer,
+        fingerprint=digest,
+        arena_budget_bytes=arena_budget_bytes,
+        today=today,
+        max_batch=max_batch,
     )
 
 

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import torch
 
-from centroidkv.models.arena import Arena
 from centroidkv.models.draft_model import ModelDrafter
 from centroidkv.models.drafting import Drafter, Kind, Pace
+from centroidkv.models.lending import SequenceKV
 from centroidkv.types import Drafts
 
 __all__ = ["Steps"]
@@ -19,7 +19,9 @@ __all__ = ["Steps"]
 class _Forward(Protocol):
     pace: Pace
 
-    def forward(self, token_ids: Sequence[int], arena: Arena, *, rows: int = 1) -> torch.Tensor: ...
+    def forward(
+        self, token_ids: Sequence[int], arena: SequenceKV, *, rows: int = 1
+    ) -> torch.Tensor: ...
 
 
 class Steps:
@@ -33,7 +35,7 @@ class Steps:
     def __init__(
         self,
         owner: _Forward,
-        arena: Arena,
+        arena: SequenceKV,
         drafts: Drafts | None,
         *,
         limit: int,

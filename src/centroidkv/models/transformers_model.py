@@ -1,8 +1,5 @@
-"""A local transformers model behind the `CausalModel` port. The only file that runs models."""
+"""A local transformers model behind the `CausalModel` port; `packing.py` runs it."""
 
-import inspect
-import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from typing import Any
@@ -14,17 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, UnsupportedModel
-from centroidkv.models.arena import (
-    NOBODY,
-    Arena,
-    ArenaPool,
-    Resident,
-    input_device,
-    kv_shape,
-)
+from centroidkv.models.arena import NOBODY, ArenaPool, Resident, kv_shape
+from centroidkv.models.batching import Batcher, Job
 from centroidkv.models.cut_check import require_cuttable
 from centroidkv.models.draft_model import DraftModel, ModelDrafter
 from centroidkv.models.drafting import Pace
+from centroidkv.models.lending import SequenceKV, SharedArenas
+from centroidkv.models.packing import Packing
 from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
 from centroidkv.models.steps import Steps
@@ -33,6 +26,8 @@ from centroidkv.types import Drafts, KVBlock, Message, Prompt, Token, valid_text
 
 # One forward per this many prompt tokens: bounds the memory of long prompts.
 PREFILL_TOKENS = 2048
+# While other sequences are open, which wait for the forward to end.
+SHARED_PREFILL_TOKENS = 256
 
 __all__ = ["TransformersModel", "require_fast"]
 
@@ -46,6 +41,8 @@ class TransformersModel:
         fingerprint: SHA-256 over weights, config, tokenizer, template and dtype.
         arena_budget_bytes: Memory that may be kept for arenas not in use.
         today: What chat templates that print the date print; None for the real date.
+        max_batch: How many sequences one forward may run. With 1, sequences of several threads
+            take turns, and none borrows the KV of another.
     """
 
     grid_tokens = 1
@@ -58,6 +55,7 @@ class TransformersModel:
         fingerprint: str,
         arena_budget_bytes: int = 256 << 20,
         today: date | None = TEMPLATE_DATE,
+        max_batch: int = 16,
     ) -> None:
         require_fast(tokenizer)
         model.train(mode=False)
@@ -67,12 +65,11 @@ class TransformersModel:
         require_cuttable(model, self.shape)
         self._renderer = ChatRenderer(tokenizer, today=today)
         self._fingerprint = fingerprint
-        self._arenas = ArenaPool(self.shape, budget_bytes=arena_budget_bytes)
-        self._lock = threading.Lock()
-        accepted = inspect.signature(model.forward).parameters
-        self._can_keep_last = "logits_to_keep" in accepted
         self.pace = Pace()
         self.draft_model: DraftModel | None = None  # see `draft_loading.attach_draft_model`
+        self.packing = Packing(model, self.shape, self.pace, most=max_batch)
+        self.arenas = SharedArenas(ArenaPool(self.shape, budget_bytes=arena_budget_bytes))
+        self.batcher = Batcher(self.packing.run_jobs, lambda: self.packing.most)
         self._end_ids = _end_ids(model, tokenizer)
 
     @property
@@ -130,36 +127,52 @@ class TransformersModel:
     # sequences
 
     def open_sequence(
-        self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = ""
+        self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = "", apart: bool = False
     ) -> "_ArenaSequence":
         """Start a sequence; one of the same namespace that began alike may have left its KV.
+
+        One that is `apart` shares no forward with others, and neither lends KV nor borrows it.
 
         Raises:
             ContextTooLong: The model has fewer positions than `capacity`.
         """
         if capacity > self.context_tokens:
             raise ContextTooLong(prompt_tokens=capacity, context_tokens=self.context_tokens)
-        return _ArenaSequence(self, self._arenas, capacity, Resident.of(namespace, prompt))
+        return _ArenaSequence(self, capacity, Resident.of(namespace, prompt), apart=apart)
 
     def num_held(self, prompt: Sequence[int], *, namespace: str) -> int:
         """Count the leading tokens of a prompt that a sequence opened for it would hold."""
-        return self._arenas.num_held(Resident.of(namespace, prompt))
+        return self.arenas.num_idle(Resident.of(namespace, prompt))
 
-    def forward(self, token_ids: Sequence[int], arena: Arena, *, rows: int = 1) -> torch.Tensor:
-        """Run tokens behind the arena's KV; return the logits of the last ones, [rows, vocabulary].
+    def open_kv(self, capacity: int, wanted: Resident, *, apart: bool) -> SequenceKV:
+        """Return memory for a sequence's KV, with what others hold of it."""
+        kv = self.arenas.open(
+            capacity,
+            wanted,
+            may_borrow=lambda: self.packing.is_possible and not apart,
+            may_lend=not apart,
+        )
+        self.batcher.join(kv)
+        return kv
 
-        All rows are computed where the model cannot leave the others out.
+    def close_kv(self, kv: SequenceKV, resident: Resident) -> None:
+        """Take a sequence's memory back, with what it holds now."""
+        self.batcher.leave(kv)
+        self.arenas.close(kv, resident)
+
+    @property
+    def prefill_tokens(self) -> int:
+        """How many tokens of a prompt may be run in one forward now."""
+        return PREFILL_TOKENS if self.batcher.num_open <= 1 else SHARED_PREFILL_TOKENS
+
+    def forward(
+        self, token_ids: Sequence[int], arena: SequenceKV, *, rows: int = 1
+    ) -> torch.Tensor:
+        """Run tokens behind a sequence's KV; return the logits of the last, [rows, vocabulary].
+
+        Sequences of other threads that wait at the same time are run in the same forward.
         """
-        ids = torch.tensor([list(token_ids)], device=input_device(self.model))
-        last = {"logits_to_keep": rows} if self._can_keep_last else {}
-        with self._lock, torch.inference_mode():
-            begin = time.perf_counter()
-            output: Any = self.model(
-                input_ids=ids, past_key_values=arena.cache, use_cache=True, **last
-            )
-            logits: torch.Tensor = output.logits[0, -rows:]
-            self.pace.timed(len(token_ids), time.perf_counter() - begin)
-        return logits
+        return self.batcher.submit(Job(token_ids, arena, rows, self.arenas.is_apart(arena)))
 
     def is_end(self, token_id: int) -> bool:
         """Tell whether a token ends an answer."""
@@ -170,18 +183,18 @@ class _ArenaSequence:
     """One running sequence in an arena. See `RunningSequence` for the contract."""
 
     def __init__(
-        self, owner: TransformersModel, pool: ArenaPool, capacity: int, wanted: Resident
+        self, owner: TransformersModel, capacity: int, wanted: Resident, *, apart: bool
     ) -> None:
         self._owner = owner
-        self._pool = pool
+        self._arenas = owner.arenas
         self._capacity = capacity
         self._wanted = wanted
         self._answer: list[int] = []
-        self._arena: Arena | None = pool.take(capacity, wanted)
+        self._arena: SequenceKV | None = owner.open_kv(capacity, wanted, apart=apart)
         self._steps: Steps | None = None
 
     @property
-    def _open(self) -> Arena:
+    def _open(self) -> SequenceKV:
         assert self._arena is not None, "the sequence is closed"
         return self._arena
 
@@ -196,16 +209,21 @@ class _ArenaSequence:
         return self._steps.logits
 
     def restore(self, blocks: Iterable[KVBlock]) -> None:
+        self._arenas.working(self._open)
         for block in blocks:
             self._open.append(block)
+        self._arenas.ready(self._open)
 
     def prefill(self, token_ids: Sequence[int], drafts: Drafts | None = None) -> None:
-        *before, last = range(0, len(token_ids), PREFILL_TOKENS)
-        for start in before:
-            self._owner.forward(token_ids[start : start + PREFILL_TOKENS], self._open)
+        self._arenas.working(self._open)
+        while len(token_ids) > (most := self._owner.prefill_tokens):
+            self._owner.forward(token_ids[:most], self._open)
+            token_ids = token_ids[most:]
+            self._arenas.ready(self._open)
         small = self._small_model(drafts) if drafts is not None else None
         self._steps = Steps(self._owner, self._open, drafts, limit=self._capacity, small=small)
-        self._steps.begin(token_ids[last:])
+        self._steps.begin(token_ids)
+        self._arenas.ready(self._open, is_working=False)
 
     def _small_model(self, drafts: Drafts) -> ModelDrafter | None:
         draft = self._owner.draft_model
@@ -226,7 +244,10 @@ class _ArenaSequence:
             logits = steps.logits
             token, margin = choose(logits), top_margin(logits)
             is_drafted = steps.is_drafted(token)
-            if self._owner.is_end(token):
+            is_end = self._owner.is_end(token)
+            if is_end or not left:
+                self._owner.batcher.leave(self._open)
+            if is_end:
                 yield Token(token, "", margin, is_end=True, is_drafted=is_drafted)
                 return
             text = detokenize.step(tokenizer.backend_tokenizer, token)
@@ -248,7 +269,7 @@ class _ArenaSequence:
         if self._arena is not None:
             if self._steps is not None:
                 self._steps.close()
-            self._pool.give(self._arena, self._resident(self._arena.num_tokens))
+            self._owner.close_kv(self._arena, self._resident(self._arena.num_tokens))
             self._arena = None
 
     def _resident(self, num_tokens: int) -> Resident:
