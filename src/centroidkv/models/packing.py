@@ -8,8 +8,8 @@ forward.
 import inspect
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from transformers import PreTrainedModel
@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 from centroidkv.models.arena import Arena, KVShape, input_device
 from centroidkv.models.attention import NAME
 from centroidkv.models.batching import Job
-from centroidkv.models.drafting import Pace
 from centroidkv.models.lending import BorrowedArena, SequenceKV
 from centroidkv.models.packed import KEYWORD, NotPackable, Pack, Segment
+
+Timed: TypeAlias = Callable[[int, float], None]
 
 __all__ = ["Packing"]
 
@@ -35,14 +36,14 @@ class Packing:
     Args:
         model: A loaded model.
         shape: The shape of its KV.
-        pace: Told what forwards of one sequence cost.
+        timed: Told the tokens and seconds of each forward of one sequence.
         most: How many sequences one forward may run; 1 for never more than one.
     """
 
-    def __init__(self, model: PreTrainedModel, shape: KVShape, pace: Pace, *, most: int) -> None:
+    def __init__(self, model: PreTrainedModel, shape: KVShape, timed: Timed, *, most: int) -> None:
         self._model = model
         self._shape = shape
-        self._pace = pace
+        self._timed = timed
         self._most = most
         self._known: bool | None = None if most > 1 else False
         self._lock = threading.Lock()
@@ -87,7 +88,7 @@ class Packing:
                     self.run_jobs([job])
             return
         if len(jobs) == 1:
-            self._pace.timed(len(jobs[0].token_ids), time.perf_counter() - begin)
+            self._timed(len(jobs[0].token_ids), time.perf_counter() - begin)
 
     def _alone(self, job: Job, arena: Arena) -> torch.Tensor:
         """Run one sequence; all rows are computed where the model cannot leave the others out."""

@@ -67,7 +67,7 @@ class TransformersModel:
         self._fingerprint = fingerprint
         self.pace = Pace()
         self.draft_model: DraftModel | None = None  # see `draft_loading.attach_draft_model`
-        self.packing = Packing(model, self.shape, self.pace, most=max_batch)
+        self.packing = Packing(model, self.shape, self._timed, most=max_batch)
         self.arenas = SharedArenas(ArenaPool(self.shape, budget_bytes=arena_budget_bytes))
         self.batcher = Batcher(self.packing.run_jobs, lambda: self.packing.most)
         self._end_ids = _end_ids(model, tokenizer)
@@ -173,6 +173,9 @@ class TransformersModel:
         Sequences of other threads that wait at the same time are run in the same forward.
         """
         return self.batcher.submit(Job(token_ids, arena, rows, self.arenas.is_apart(arena)))
+
+    def _timed(self, num_tokens: int, seconds: float) -> None:
+        self.pace.timed(num_tokens, seconds)
 
     def is_end(self, token_id: int) -> bool:
         """Tell whether a token ends an answer."""
