@@ -19,23 +19,18 @@ class NotingModel(GridModel):
 
     def open_sequence(
         self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = ""
-    ) -> "NotingSequence":
-        self.noted = []
-        sequence = self.model.open_sequence(capacity, prompt, namespace=namespace)
-        return NotingSequence(sequence, num_threads=self.num_threads).noting(self.noted)
+    ) -> GridSequence:
+        self.noted = noted = []
+        sequence = super().open_sequence(capacity, prompt, namespace=namespace)
+        decoding = sequence.decode
 
+        def decode(sampling: Sampling) -> Iterator[Token]:
+            for token in decoding(sampling):
+                noted.append(sequence.logits.clone())
+                yield token
 
-class NotingSequence(GridSequence):
-    """A sequence that writes the logits a token was chosen from into a list."""
-
-    def noting(self, noted: list[torch.Tensor]) -> "NotingSequence":
-        self.noted = noted
-        return self
-
-    def decode(self, sampling: Sampling) -> Iterator[Token]:
-        for token in super().decode(sampling):
-            self.noted.append(self.logits.clone())
-            yield token
+        sequence.decode = decode
+        return sequence
 
 
 def are_same_bits(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
