@@ -27,7 +27,11 @@ class Setting:
 
 
 # The first is what a user gets, in float32. To measure another setting, add a line.
-SETTINGS = (Setting("float32"), Setting("float32, no drafts", {"drafts": False}, is_whole=False))
+SETTINGS = (
+    Setting("float32"),
+    Setting("float32, no drafts", {"drafts": False}, is_whole=False),
+    Setting("int8", {"quantization": "int8"}),
+)
 
 
 @dataclass(frozen=True, slots=True)
