@@ -144,18 +144,27 @@ class SharedArenas:
                 found = self._best(capacity, wanted)
                 if found is None or not may_borrow():
                     return self._own(capacity, wanted, may_lend=may_lend)
-                lender, shared = found
-                lender.lend(shared)
-                while lender.will_have(shared):
-                    self._changed.wait(PATIENCE_S)
-                if lender.ready >= shared:
-                    borrowed = BorrowedArena(lender.arena, shared, capacity)
-                    self._borrowed.append(borrowed)
-                    self.num_borrowed += 1
+                borrowed = self._borrow(*found, capacity)
+                if borrowed is not None:
                     return borrowed
-                self._take_back(lender, shared)
-                if lender.is_open:
+                if found[0].is_open:
                     return self._own(capacity, wanted, may_lend=may_lend)
+
+    def _borrow(self, lender: _Lender, shared: int, capacity: int) -> BorrowedArena | None:
+        """Wait until so many tokens are ready, and borrow them; None where they never will be."""
+        lender.lend(shared)
+        borrowed = None
+        try:
+            while lender.will_have(shared):
+                self._changed.wait(PATIENCE_S)
+            if lender.ready >= shared:
+                borrowed = BorrowedArena(lender.arena, shared, capacity)
+                self._borrowed.append(borrowed)
+                self.num_borrowed += 1
+        finally:
+            if borrowed is None:  # or it broke off, as by Ctrl-C or for want of memory
+                self._take_back(lender, shared)
+        return borrowed
 
     def _own(self, capacity: int, wanted: Resident, *, may_lend: bool) -> Arena:
         arena = self._pool.take(capacity, wanted)

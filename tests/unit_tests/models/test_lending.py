@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,3 +105,22 @@ def test_a_short_prefix_is_not_borrowed() -> None:
         wanted = Resident.of("one", [*range(60), 100 + number])
         one = Running(arenas.open(70, wanted), "one", [])
         assert isinstance(one.kv, Arena)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_what_was_to_be_lent_is_given_back_when_the_borrower_breaks_off(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    arenas = SharedArenas(ArenaPool(SHAPE, budget_bytes=1 << 12))
+    lender = opened(arenas, (0, 0), 1, "one")
+    assert isinstance(lender.kv, Arena)
+    with monkeypatch.context() as patch:
+        patch.setattr("centroidkv.models.lending.BorrowedArena", fail)
+        with pytest.raises(error):
+            opened(arenas, (0, 0), 2, "one")
+    assert lender.kv.lent_tokens == 0
+    arenas.close(lender.kv, Resident.of("one", lender.tokens))
+    assert arenas.num_bytes == 0
