@@ -246,6 +246,27 @@ def test_a_failing_small_model_costs_its_guesses_only(
     assert caplog.text.count("out of memory") == 1
 
 
+def test_a_small_model_that_fails_while_it_reads_gives_its_memory_back(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    class Full(TransformersModel):
+        def forward(self, *_: object, **__: object):  # type: ignore[no-untyped-def]
+            raise RuntimeError("out of memory")
+
+    model = pair(tokenizer, pace=Eager())
+    assert model.draft_model is not None
+    small = model.draft_model.model
+    assert isinstance(small, TransformersModel)
+    small.__class__ = Full
+    sequence = model.open_sequence(len(PROMPT) + 64, PROMPT, namespace="one")
+    sequence.prefill(PROMPT, Drafts(tuple(PROMPT)))
+    steps = sequence.decode(Sampling(max_tokens=64))
+    assert [next(steps) for _ in range(3)]
+    # The answer goes on, or waits for who reads it; the next one's small model must not.
+    assert (small.batcher.num_open, small.arenas.num_bytes) == (0, 0)
+    sequence.close()
+
+
 def test_a_kind_that_wastes_time_pauses_until_time_has_paid_for_it() -> None:
     pace = Pace()
     for _ in range(50):
