@@ -5,7 +5,7 @@ import re
 _MARKERS = re.compile(r"(?:^|\n)[ \t]*(?:Question|Query|질문)[ \t]*:", re.IGNORECASE)
 _ANSWER = re.compile(r"\n[ \t]*(?:Answer|답변|답)[ \t]*:[ \t]*$", re.IGNORECASE)
 
-_SENTENCE_END = re.compile(r"(?<=[.!?。？！])\s+")
+_SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s+")
 # Longer paragraphs hold passages too; a question is no longer, in characters.
 MOST = 240
 
