@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from centroidkv import Engine
 from centroidkv.config import EngineConfig, Sampling
 from centroidkv.errors import ConfigError, UnsupportedModel
+from centroidkv.models.attention import use_shared_kv_heads
 from centroidkv.models.draft_loading import STOCK_TOKENS, attach_draft_model
 from centroidkv.models.draft_model import DraftModel, ModelDrafter
 from centroidkv.models.drafting import Kind, Pace
@@ -192,6 +193,19 @@ def test_with_a_small_model_in_the_engine_answers_are_the_same(
     assert cold.usage.drafted_tokens == 0
     assert warm.usage.drafted_tokens > warm.usage.completion_tokens // 2
     assert warm.usage.reused_tokens > 0
+
+
+def test_where_requests_take_turns_the_small_models_do(
+    open_engine: Callable[..., Engine], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = wrap_model(make_llama(), tokenizer, max_batch=1)
+    packable = make_llama()
+    use_shared_kv_heads(packable)
+    open_engine(model=model, draft_model=packable, max_running=1)
+    assert model.draft_model is not None
+    small = model.draft_model.model
+    assert isinstance(small, TransformersModel)
+    assert not small.packing.is_possible
 
 
 def test_both_models_are_compared_when_the_small_one_is_loaded(
