@@ -62,7 +62,7 @@ class DraftModel:
         self.model = model
         self.vocabulary = vocabulary
         self.mean_answer = ANSWER_TOKENS
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end an answer
 
     def begin(
         self, pace: Pace, prompt: Sequence[int], *, namespace: str, capacity: int

@@ -123,7 +123,7 @@ class SharedArenas:
     def num_bytes(self) -> int:
         """Bytes of all KV memory that running sequences hold or read; shared memory counts once."""
         with self._changed:
-            held = sum(a.num_bytes for a in self._lenders)
+            held = sum(a.num_bytes for a in tuple(self._lenders))
             return held + sum(kv.num_bytes for kv in self._borrowed)
 
     def open(
@@ -177,7 +177,7 @@ class SharedArenas:
         """Find who holds most of `wanted`, unless an idle arena that can be had holds more."""
         if not wanted.namespace:
             return None
-        shares = [(x, _shared(x, wanted)) for x in self._lenders.values()]
+        shares = [(x, _shared(x, wanted)) for x in tuple(self._lenders.values())]
         lender, shared = max(shares, key=lambda x: x[1], default=(None, 0))
         if lender is None or shared < max(LEAST_TOKENS, len(wanted.token_ids) / 2):
             return None
