@@ -139,16 +139,20 @@ class SharedArenas:
         `may_borrow` is asked where there is something to borrow. Where another sequence computes
         a shared prefix just now, waits for it: computing it twice would take longer.
         """
-        with self._changed:
-            while True:
+        is_allowed: bool | None = None
+        while True:
+            with self._changed:
                 found = self._best(capacity, wanted)
-                if found is None or not may_borrow():
+                if found is None or is_allowed is False:
                     return self._own(capacity, wanted, may_lend=may_lend)
-                borrowed = self._borrow(*found, capacity)
-                if borrowed is not None:
-                    return borrowed
-                if found[0].is_open:
-                    return self._own(capacity, wanted, may_lend=may_lend)
+                if is_allowed:
+                    borrowed = self._borrow(*found, capacity)
+                    if borrowed is not None:
+                        return borrowed
+                    if found[0].is_open:
+                        return self._own(capacity, wanted, may_lend=may_lend)
+            if is_allowed is None:
+                is_allowed = may_borrow()  # may try the model, while others go on
 
     def _borrow(self, lender: _Lender, shared: int, capacity: int) -> BorrowedArena | None:
         """Wait until so many tokens are ready, and borrow them; None where they never will be."""

@@ -1,5 +1,6 @@
 """Borrowed prefixes: whatever opens, writes and closes in whatever order, KV stays its own."""
 
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -124,3 +125,18 @@ def test_what_was_to_be_lent_is_given_back_when_the_borrower_breaks_off(
     assert lender.kv.lent_tokens == 0
     arenas.close(lender.kv, Resident.of("one", lender.tokens))
     assert arenas.num_bytes == 0
+
+
+def test_others_go_on_while_it_is_found_out_whether_one_may_borrow() -> None:
+    arenas = SharedArenas(ArenaPool(SHAPE, budget_bytes=0))
+    lender = opened(arenas, (0, 0), 1, "one")
+    others: list[SequenceKV] = []
+
+    def may_borrow() -> bool:
+        thread = threading.Thread(target=lambda: others.append(arenas.open(8)), daemon=True)
+        thread.start()
+        thread.join(5)
+        return bool(others)
+
+    wanted = Resident.of("one", lender.tokens)
+    assert isinstance(arenas.open(200, wanted, may_borrow=may_borrow), BorrowedArena)
