@@ -21,7 +21,7 @@ from centroidkv.learning import Answered, Learner
 from centroidkv.models.stopping import StopScanner
 from centroidkv.outcome import classify, layout
 from centroidkv.protocols import CausalModel, RunningSequence
-from centroidkv.question import question_from
+from centroidkv.question import end_of, question_from
 from centroidkv.request import Request, Run, user_text_of, without
 from centroidkv.routing.admission import distance
 from centroidkv.routing.records import RecordRing
@@ -125,7 +125,9 @@ class Answering:
         record = self._records.find(user_text)
         prompt, dropped = self._fitting(request, record)
         question = request.question or (record.question if record else question_from(user_text))
-        where = layout(prompt, record, question=question, user_text=user_text.strip())
+        # A guess may be the whole prompt, and then any reuse would seem to leave the question only.
+        asked = question if request.question or record else end_of(question)
+        where = layout(prompt, record, question=asked, user_text=user_text.strip())
         if where.is_question_first and not self._warned_order:
             self._warned_order = True
             _log.warning(_FIX)

@@ -60,6 +60,7 @@ def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
             device=config.device,
             dtype=config.dtype,
             arena_budget_bytes=config.draft_arena_budget_bytes,
+            max_batch=config.max_running,
         )
     return opened
 

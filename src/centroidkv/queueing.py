@@ -104,6 +104,6 @@ class RequestQueue:
 
     def _has_room(self) -> bool:
         now = time.monotonic()
-        idle = (p.idle_since for p in self._running)
+        idle = [p.idle_since for p in tuple(self._running)]
         busy = sum(since is None or now - since < IDLE_S for since in idle)
         return busy < self.max_running

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from centroidkv import Engine
 from centroidkv.kv.blocks import BLOCK_TOKENS
 from centroidkv.outcome import Layout, classify, layout
 from centroidkv.types import Passage, Prompt, Record, Route
@@ -124,3 +125,12 @@ def test_on_a_grid_pins_and_hits_are_counted_in_chunks(pins_end, reused, expecte
     where = Layout(100, pins_end, 20, is_question_first=False)
     found = record("CARDS", num_pins=1 if pins_end else 0)
     assert classify(LONG, where, found, reused=reused, miss="not_admitted", grid=256) == expected
+
+
+def test_a_prompt_without_blank_lines_is_not_one_long_question(engine: Engine) -> None:
+    shared = "Cards are blocked in the app. " * 8
+    engine.generate(f"{shared}{'Loans are repaid early. ' * 20}Is it free?", max_tokens=2)
+    other = engine.generate(f"{shared}{'A transfer costs two euros. ' * 20}Is it?", max_tokens=2)
+    assert 200 < other.usage.reused_tokens < 400 < other.usage.prompt_tokens
+    assert (other.usage.outcome, other.usage.reason) == ("partial", "prefix_differs")
+    assert other.usage.stored_tokens > 400

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centroidkv.question import question_from
+from centroidkv.question import MOST, end_of, question_from
 
 CONTEXT = "Cards are blocked in the app.\n\nLoans are repaid early."
 
@@ -45,6 +45,14 @@ def test_a_marker_within_a_line_is_text() -> None:
 def test_without_a_marker_the_last_paragraph_is_the_question() -> None:
     assert question_from(f"{CONTEXT}\n\nIs it free?\n\n  \n") == "Is it free?"
     assert question_from("one line only") == "one line only"
+
+
+@pytest.mark.parametrize("joint", ["\n", " "])
+def test_of_a_prompt_without_blank_lines_the_end_has_a_questions_length(joint: str) -> None:
+    passages = joint.join(["Cards are blocked in the app."] * 40)
+    assert end_of(question_from(f"{passages}{joint}Is it free?")) == "Is it free?"
+    assert end_of(question_from("word " * 200)) == ("word " * 200)[-MOST - 1 :].strip()
+    assert end_of("") == ""
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n\n ", "\n"])

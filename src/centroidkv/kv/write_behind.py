@@ -25,7 +25,7 @@ class WriteBehind:
         self.num_failed = 0
         self.num_dropped = 0
         self._waiting_bytes = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end an answer
         self._jobs: queue.Queue[tuple[Job, int] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._warned = False

@@ -254,7 +254,8 @@ class ArenaPool:
         self.shape = shape
         self.budget_bytes = budget_bytes
         self._free: list[Arena] = []  # the one given back last stands last
-        self._lock = threading.Lock()
+        # Arenas are also given back by the garbage collector, within `take` as well.
+        self._lock = threading.RLock()
 
     def take(self, capacity: int, wanted: Resident = NOBODY) -> Arena:
         """Return an arena with room for `capacity` tokens, holding the KV of what `wanted` shares.
@@ -286,7 +287,8 @@ class ArenaPool:
         return max(shares, key=lambda x: x[1], default=(None, 0))
 
     def _taken(self, arena: Arena, num_tokens: int) -> Arena:
-        self._free.remove(arena)
+        if arena in self._free:
+            self._free.remove(arena)
         arena.resize(num_tokens)
         arena.resident = NOBODY
         return arena

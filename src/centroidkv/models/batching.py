@@ -61,7 +61,9 @@ class Batcher:
     def __init__(self, run: Callable[[Sequence[Job]], None], most: Callable[[], int]) -> None:
         self._run = run
         self._most = most
-        self._lock = threading.Lock()
+        # An answer that was left unread is closed by the garbage collector, in whatever thread
+        # that runs, also in one that holds this lock.
+        self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
         self._waiting: list[Job] = []
         self._expected: set[SequenceKV] = set()

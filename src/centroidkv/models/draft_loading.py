@@ -26,6 +26,7 @@ def attach_draft_model(
     device: str | None = None,
     dtype: str | None = None,
     arena_budget_bytes: int = 128 << 20,
+    max_batch: int = 16,
 ) -> None:
     """Let a small model guess the tokens of `model`, for every engine that uses `model`.
 
@@ -38,6 +39,7 @@ def attach_draft_model(
         device: Where it runs; as for the large one.
         dtype: A torch dtype's name; as for the large one.
         arena_budget_bytes: Memory that may be kept for its arenas not in use.
+        max_batch: How many of its sequences one forward may run; as for the large one.
 
     Raises:
         ModelNotFound: There is no such model.
@@ -50,12 +52,21 @@ def attach_draft_model(
         )
     if isinstance(source, (str, Path)):
         small = load_model(
-            source, device=device, dtype=dtype, arena_budget_bytes=arena_budget_bytes
+            source,
+            device=device,
+            dtype=dtype,
+            arena_budget_bytes=arena_budget_bytes,
+            max_batch=max_batch,
         )
     elif isinstance(source, TransformersModel):
         small = source
     else:
-        small = wrap_model(source, model.tokenizer, arena_budget_bytes=arena_budget_bytes)
+        small = wrap_model(
+            source,
+            model.tokenizer,
+            arena_budget_bytes=arena_budget_bytes,
+            max_batch=max_batch,
+        )
     _require_same_tokens(model, small, source)
     draft = DraftModel(small, vocabulary=len(model.tokenizer))
     _compare(model, draft)

@@ -62,7 +62,7 @@ class DraftModel:
         self.model = model
         self.vocabulary = vocabulary
         self.mean_answer = ANSWER_TOKENS
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end an answer
 
     def begin(
         self, pace: Pace, prompt: Sequence[int], *, namespace: str, capacity: int
@@ -137,6 +137,10 @@ class ModelDrafter:
     def close(self, num_tokens: int) -> None:
         """End with an answer of so many tokens; what was read of the prompt is kept."""
         self._owner.answered(num_tokens)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Guess no more, and give the memory back: others may wait for what stands in it."""
         self._is_over = True
         if self._sequence is not None:
             self._sequence.close()
@@ -175,7 +179,7 @@ class ModelDrafter:
         except RuntimeError as error:
             # Such as no memory left. Guesses only save time.
             _log.warning("this answer is decoded without the draft model: %s", error)
-            self._is_over = True
+            self._give_up()
             return ()
         finally:
             self._pace.spent("model", time.perf_counter() - begin)

@@ -123,7 +123,7 @@ class SharedArenas:
     def num_bytes(self) -> int:
         """Bytes of all KV memory that running sequences hold or read; shared memory counts once."""
         with self._changed:
-            held = sum(a.num_bytes for a in self._lenders)
+            held = sum(a.num_bytes for a in tuple(self._lenders))
             return held + sum(kv.num_bytes for kv in self._borrowed)
 
     def open(
@@ -139,23 +139,36 @@ class SharedArenas:
         `may_borrow` is asked where there is something to borrow. Where another sequence computes
         a shared prefix just now, waits for it: computing it twice would take longer.
         """
-        with self._changed:
-            while True:
+        is_allowed: bool | None = None
+        while True:
+            with self._changed:
                 found = self._best(capacity, wanted)
-                if found is None or not may_borrow():
+                if found is None or is_allowed is False:
                     return self._own(capacity, wanted, may_lend=may_lend)
-                lender, shared = found
-                lender.lend(shared)
-                while lender.will_have(shared):
-                    self._changed.wait(PATIENCE_S)
-                if lender.ready >= shared:
-                    borrowed = BorrowedArena(lender.arena, shared, capacity)
-                    self._borrowed.append(borrowed)
-                    self.num_borrowed += 1
-                    return borrowed
+                if is_allowed:
+                    borrowed = self._borrow(*found, capacity)
+                    if borrowed is not None:
+                        return borrowed
+                    if found[0].is_open:
+                        return self._own(capacity, wanted, may_lend=may_lend)
+            if is_allowed is None:
+                is_allowed = may_borrow()  # may try the model, while others go on
+
+    def _borrow(self, lender: _Lender, shared: int, capacity: int) -> BorrowedArena | None:
+        """Wait until so many tokens are ready, and borrow them; None where they never will be."""
+        lender.lend(shared)
+        borrowed = None
+        try:
+            while lender.will_have(shared):
+                self._changed.wait(PATIENCE_S)
+            if lender.ready >= shared:
+                borrowed = BorrowedArena(lender.arena, shared, capacity)
+                self._borrowed.append(borrowed)
+                self.num_borrowed += 1
+        finally:
+            if borrowed is None:  # or it broke off, as by Ctrl-C or for want of memory
                 self._take_back(lender, shared)
-                if lender.is_open:
-                    return self._own(capacity, wanted, may_lend=may_lend)
+        return borrowed
 
     def _own(self, capacity: int, wanted: Resident, *, may_lend: bool) -> Arena:
         arena = self._pool.take(capacity, wanted)
@@ -168,7 +181,7 @@ class SharedArenas:
         """Find who holds most of `wanted`, unless an idle arena that can be had holds more."""
         if not wanted.namespace:
             return None
-        shares = [(x, _shared(x, wanted)) for x in self._lenders.values()]
+        shares = [(x, _shared(x, wanted)) for x in tuple(self._lenders.values())]
         lender, shared = max(shares, key=lambda x: x[1], default=(None, 0))
         if lender is None or shared < max(LEAST_TOKENS, len(wanted.token_ids) / 2):
             return None

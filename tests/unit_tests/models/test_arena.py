@@ -1,5 +1,6 @@
 """The arena holds KV in place: what goes in comes out, and a pool hands arenas on."""
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -255,3 +256,24 @@ def test_without_room_a_resident_makes_way_and_its_kv_is_not_found() -> None:
     assert taken.num_tokens == 0
     pool.give(taken)
     assert pool.take(100, resident(range(80))).num_tokens == 0
+
+
+def test_arenas_may_be_given_back_by_the_garbage_collector_within_take() -> None:
+    pool = ArenaPool(shape(), budget_bytes=1 << 20)
+    left = Arena(shape(), 1)
+
+    class Collecting(Resident):
+        """Stands for an allocation at which the collector runs."""
+
+        def __getattribute__(self, name: str) -> object:
+            if name == "namespace":
+                pool.give(left)
+            return object.__getattribute__(self, name)
+
+    pool.give(Arena(shape(), 256), Resident.of("one", [1, 2, 3, 4]))
+    taken: list[Arena] = []
+    wanted = Collecting("one", Resident.of("one", [1, 2, 3, 4]).token_ids)
+    thread = threading.Thread(target=lambda: taken.append(pool.take(8, wanted)), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert [a.num_tokens for a in taken] == [3]

@@ -45,6 +45,28 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+def test_a_sequence_may_be_closed_by_the_garbage_collector_within_the_lock() -> None:
+    gate = Gate()
+    gate.opened.set()
+    batcher = Batcher(gate.run, lambda: 16)
+    left = Arena(SHAPE, 1)
+    batcher.join(left)
+
+    class Collecting(Arena):
+        """Stands for an allocation at which the collector runs."""
+
+        def __hash__(self) -> int:
+            batcher.leave(left)
+            return id(self)
+
+    one = Job([7], Collecting(SHAPE, 1), 1)
+    thread = threading.Thread(target=batcher.submit, args=(one,), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert one.is_done
+    assert batcher.num_open == 0
+
+
 def run_behind(gate: Gate, jobs: Sequence[Job], *, most: int = 16) -> list[int]:
     """Submit a first job, then others while it runs, one after the other."""
     batcher = Batcher(gate.run, lambda: most)

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from centroidkv import Engine
 from centroidkv.config import EngineConfig, Sampling
 from centroidkv.errors import ConfigError, UnsupportedModel
+from centroidkv.models.attention import use_shared_kv_heads
 from centroidkv.models.draft_loading import STOCK_TOKENS, attach_draft_model
 from centroidkv.models.draft_model import DraftModel, ModelDrafter
 from centroidkv.models.drafting import Kind, Pace
@@ -194,6 +195,19 @@ def test_with_a_small_model_in_the_engine_answers_are_the_same(
     assert warm.usage.reused_tokens > 0
 
 
+def test_where_requests_take_turns_the_small_models_do(
+    open_engine: Callable[..., Engine], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = wrap_model(make_llama(), tokenizer, max_batch=1)
+    packable = make_llama()
+    use_shared_kv_heads(packable)
+    open_engine(model=model, draft_model=packable, max_running=1)
+    assert model.draft_model is not None
+    small = model.draft_model.model
+    assert isinstance(small, TransformersModel)
+    assert not small.packing.is_possible
+
+
 def test_both_models_are_compared_when_the_small_one_is_loaded(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
@@ -244,6 +258,27 @@ def test_a_failing_small_model_costs_its_guesses_only(
     model.draft_model.model.__class__ = Full
     assert ids(answer(model)) == ids(answer(model, drafted=False))
     assert caplog.text.count("out of memory") == 1
+
+
+def test_a_small_model_that_fails_while_it_reads_gives_its_memory_back(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    class Full(TransformersModel):
+        def forward(self, *_: object, **__: object):  # type: ignore[no-untyped-def]
+            raise RuntimeError("out of memory")
+
+    model = pair(tokenizer, pace=Eager())
+    assert model.draft_model is not None
+    small = model.draft_model.model
+    assert isinstance(small, TransformersModel)
+    small.__class__ = Full
+    sequence = model.open_sequence(len(PROMPT) + 64, PROMPT, namespace="one")
+    sequence.prefill(PROMPT, Drafts(tuple(PROMPT)))
+    steps = sequence.decode(Sampling(max_tokens=64))
+    assert [next(steps) for _ in range(3)]
+    # The answer goes on, or waits for who reads it; the next one's small model must not.
+    assert (small.batcher.num_open, small.arenas.num_bytes) == (0, 0)
+    sequence.close()
 
 
 def test_a_kind_that_wastes_time_pauses_until_time_has_paid_for_it() -> None:

@@ -1,7 +1,9 @@
 """Borrowed prefixes: whatever opens, writes and closes in whatever order, KV stays its own."""
 
+import threading
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,3 +106,37 @@ def test_a_short_prefix_is_not_borrowed() -> None:
         wanted = Resident.of("one", [*range(60), 100 + number])
         one = Running(arenas.open(70, wanted), "one", [])
         assert isinstance(one.kv, Arena)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_what_was_to_be_lent_is_given_back_when_the_borrower_breaks_off(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    arenas = SharedArenas(ArenaPool(SHAPE, budget_bytes=1 << 12))
+    lender = opened(arenas, (0, 0), 1, "one")
+    assert isinstance(lender.kv, Arena)
+    with monkeypatch.context() as patch:
+        patch.setattr("centroidkv.models.lending.BorrowedArena", fail)
+        with pytest.raises(error):
+            opened(arenas, (0, 0), 2, "one")
+    assert lender.kv.lent_tokens == 0
+    arenas.close(lender.kv, Resident.of("one", lender.tokens))
+    assert arenas.num_bytes == 0
+
+
+def test_others_go_on_while_it_is_found_out_whether_one_may_borrow() -> None:
+    arenas = SharedArenas(ArenaPool(SHAPE, budget_bytes=0))
+    lender = opened(arenas, (0, 0), 1, "one")
+    others: list[SequenceKV] = []
+
+    def may_borrow() -> bool:
+        thread = threading.Thread(target=lambda: others.append(arenas.open(8)), daemon=True)
+        thread.start()
+        thread.join(5)
+        return bool(others)
+
+    wanted = Resident.of("one", lender.tokens)
+    assert isinstance(arenas.open(200, wanted, may_borrow=may_borrow), BorrowedArena)
