@@ -75,7 +75,7 @@ class Answering:
 
         Raises:
             ContextTooLong: The prompt does not fit even without its pins.
-        GenerationTimeout: The answer was not complete in time.
+            GenerationTimeout: The answer was not complete in time.
         """
         return self.run(self.prepare(request))
 

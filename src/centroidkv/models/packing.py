@@ -142,7 +142,7 @@ class Packing:
                 kvs: tuple[SequenceKV, ...] = (lender, BorrowedArena(lender, _TRIAL_TOKENS, 16))
                 segments = [Segment(e, kv) for e, kv in zip(ends, kvs, strict=True)]
                 packed = self.run(segments)
-        except (NotPackable, TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+        except Exception:  # noqa: BLE001 - whatever an odd model raises, it takes turns
             return False
         tolerance = _TOLERANCE.get(self._shape.dtype, _COARSE_TOLERANCE)
         return all(

@@ -39,11 +39,11 @@ _log = logging.getLogger("centroidkv")
 __all__ = ["ChromaIndex", "EmbeddedChroma", "drop_from_server", "embedded_faults", "open_server"]
 
 BATCH = 1000
-# How near to exact the search is. Of 100,000 centroids, Chroma's own settings find the nearest for
-# 98.1 % of questions and these for 99.9 %, in the same time.
 # Neighbours asked for with a domain. One of these serves it as a rule. Chroma's own filter looks at
 # every centroid (39 ms for 20,000, half a second for 100,000); the plan in memory knows the others.
 NEIGHBOURS = 64
+# How near to exact the search is. Of 100,000 centroids, Chroma's own settings find the nearest for
+# 98.1 % of questions and these for 99.9 %, in the same time.
 HNSW = {"space": "l2", "ef_construction": 200, "max_neighbors": 24, "ef_search": 200}
 
 
