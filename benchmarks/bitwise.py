@@ -2,7 +2,7 @@
 
     PYTHONPATH=examples/financial_chatbot python benchmarks/bitwise.py [--rounds 8]
 
-In float32 and in bfloat16, with and without `bitwise=True`, over the same prompts of the example
+In float32, bfloat16 and int8, with and without `bitwise=True`, over the same prompts of the example
 bank in turn. A first question about a context fills the store; a second one is then answered
 with reuse on, its prefix in memory, and with reuse off. Every decoded token's logits of the two
 answers are compared. Behind a token that differs there is nothing to compare: it counts as other.
@@ -29,7 +29,11 @@ from centroidkv.models.loading import load_model
 from centroidkv.types import Token
 
 TOKENS = 8
-DTYPES = ("float32", "bfloat16")
+TYPES = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"quantization": "int8"},
+}
 
 
 def _prompt(number: int, question: str) -> str:
@@ -61,7 +65,7 @@ class Compared:
     """Two engines of one element type, bitwise and not, and what was seen of each."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
-        plain = Engine.open(folder / dtype, dtype=dtype)
+        plain = Engine.open(folder / dtype, **TYPES[dtype])
         embedder = plain.router.embedder
         bitwise = Engine.open(
             folder / f"{dtype}-bitwise", model=plain.model, embedder=embedder, bitwise=True
@@ -167,7 +171,7 @@ def main() -> None:
         return
     report: dict[str, Any] = {"machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
-        compared = {dtype: Compared(Path(folder), dtype) for dtype in DTYPES}
+        compared = {dtype: Compared(Path(folder), dtype) for dtype in TYPES}
         for number in range(options.rounds):
             for each in compared.values():
                 each.round(number)
@@ -176,7 +180,7 @@ def main() -> None:
             each.close()
     report["flooring"] = flooring(options.rounds)
     print("flooring", report["flooring"]["ratio"])
-    for dtype in DTYPES:
+    for dtype in TYPES:
         print(dtype)
         for name, row in report[dtype].items():
             print(f"  {name}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()))

@@ -1,9 +1,10 @@
 """Linear layers in int8 for CPUs: weights scaled by output channel, activations by token.
 
-Each token has a scale of its own and products are summed as whole numbers, so a token's result
-does not depend on what is computed with it: KV that was put back continues as if it had just been
-computed, however the prompt was cut. Method: T. Dettmers et al., "LLM.int8()" (2022), section 3
-(vector-wise quantisation), without its decomposition by outliers.
+Each token has a scale of its own and products are summed as whole numbers, so what a layer makes
+of a token does not depend on what is computed with it. Attention between the layers is float, and
+where its last bits differ, rounding to int8 makes the difference large: equal with reuse on and
+off are such models in bitwise mode alone. Method: T. Dettmers et al., "LLM.int8()" (2022),
+section 3 (vector-wise quantisation), without its decomposition by outliers.
 """
 
 import torch
