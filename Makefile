@@ -30,7 +30,7 @@ chat: $(READY)  ## open the financial chatbot in the browser
 test: $(READY)  ## run every test
 	$(PY) -m pytest tests
 
-unit: $(READY)  ## run the unit tests alone (under a minute, no model)
+unit: $(READY)  ## run the unit tests alone (some three minutes, no model)
 	$(PY) -m pytest tests/unit_tests
 
 conformance: $(READY)  ## run langchain-core's own cache tests, from its source distribution

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, GenerationTimeout
-from centroidkv.kv.blocks import Step
+from centroidkv.kv.blocks import BLOCK_TOKENS, Step
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.learning import Answered, Learner
 from centroidkv.models.stopping import StopScanner
@@ -45,6 +45,8 @@ _FIX = (
     "the prompt puts the question before the passages, so no prefix can repeat and nothing is "
     "reused; put the context first and the question last in the prompt template"
 )
+
+LONG_PROMPT = 512
 
 __all__ = ["Answering"]
 
@@ -179,6 +181,8 @@ class Answering:
             self._learner.fault("store_failed", error)
             return
         missing = [s for s in run.match.steps if s.stop > run.reused]
+        if run.match.num_tokens < BLOCK_TOKENS and len(run.prompt) > LONG_PROMPT:
+            missing = []  # attention behind a prefix costs more than these few tokens
         in_memory = all(self._blocks.memory.has(s.id) for s in missing)
         with self._blocks.disk.leases.hold(s.id for s in missing):
             sequence.restore(self._loaded(run, missing))
@@ -189,9 +193,10 @@ class Answering:
 
     def _loaded(self, run: Run, missing: Sequence[Step]) -> Iterator[KVBlock]:
         held = run.reused
+        blocks = self._blocks.in_turn([s.id for s in missing])
         for step in missing:
             try:
-                block = self._blocks.get(step.id)
+                block = next(blocks)
             except sqlite3.Error as error:
                 self._learner.fault("store_failed", error)
                 block = None

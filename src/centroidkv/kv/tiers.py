@@ -6,7 +6,9 @@ without waiting for the disk.
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from centroidkv.kv.blocks import Match, Piece, is_root, longest_prefix
 from centroidkv.kv.disk import DiskBlocks
@@ -14,6 +16,8 @@ from centroidkv.kv.memory import MemoryBlocks
 from centroidkv.types import KVBlock
 
 _log = logging.getLogger("centroidkv")
+
+READ_AHEAD = 2  # blocks
 
 __all__ = ["TieredBlocks"]
 
@@ -46,6 +50,20 @@ class TieredBlocks:
         if found is not None and row is not None:
             self.memory.put(row.parent, row.token_ids, found)
         return found
+
+    def in_turn(self, blocks: Sequence[str]) -> Iterator[KVBlock | None]:
+        """Yield what `get` returns, in order; what is on disk is read while the last is used."""
+        if all(self.memory.has(b) for b in blocks):
+            yield from map(self.get, blocks)
+            return
+        ahead: deque[Future[KVBlock | None]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="centroidkv-read") as reader:
+            for block in blocks:
+                ahead.append(reader.submit(self.get, block))
+                if len(ahead) > READ_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
     def match(self, namespace: str, token_ids: Sequence[int]) -> Match:
         """Find the longest stored prefix of a prompt."""

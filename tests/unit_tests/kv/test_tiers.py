@@ -1,5 +1,6 @@
 """Memory above disk, as one store."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,34 @@ def test_a_read_only_store_takes_nothing_onto_disk(opened) -> None:
     assert reader.match(ROOT, [7] * 64).num_tokens == 63
     assert reader.get(last) is not None
     assert len(list(reader.disk.files())) == 1
+
+
+@pytest.mark.parametrize("memory", [0, 2 * BLOCK_BYTES, 1 << 20])
+def test_blocks_come_in_turn_whether_or_not_they_are_in_memory(opened, memory: int) -> None:
+    blocks = opened(memory=memory)
+    wanted = pieces(range(300))
+    blocks.keep(wanted[:2])
+    blocks.persist(wanted)
+    for _ in range(2):
+        got = list(blocks.in_turn(ids(range(300))))
+        assert [g.num_tokens for g in got] == [64, 64, 64, 64, 44]
+        for piece, found in zip(wanted, got, strict=True):
+            assert np.array_equal(found.keys, piece.block.keys)
+
+
+def test_a_missing_block_is_none_in_its_turn(opened) -> None:
+    blocks = opened(memory=0)
+    blocks.persist(pieces(range(300)))
+    names = ids(range(300))
+    blocks.disk.path(names[2]).unlink()
+    assert [b is None for b in blocks.in_turn(names)] == [False, False, True, False, False]
+
+
+def test_reading_ahead_ends_with_its_reader(opened) -> None:
+    blocks = opened(memory=0)
+    blocks.persist(pieces(range(300)))
+    reading = blocks.in_turn(ids(range(300)))
+    assert next(reading) is not None
+    reading.close()
+    names = [t.name for t in threading.enumerate()]
+    assert not any(n.startswith("centroidkv-read") for n in names)
