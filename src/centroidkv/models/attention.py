@@ -71,38 +71,19 @@ def _attend(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _mask(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int = 0,
-    kv_offset: int = 0,
-    mask_function: Any = causal_mask_function,
-    attention_mask: torch.Tensor | None = None,
-    **options: Any,
-) -> torch.Tensor | None:
+def _mask(**asked: Any) -> torch.Tensor | None:
     """Make a mask as `sdpa_mask` does; none where the last of all tokens are run, all of them seen.
 
     `_attend` takes queries without a mask for the last of their keys.
     """
-    is_plain = mask_function is causal_mask_function and attention_mask is None
-    if (
-        is_plain
-        and options.get("local_size") is None
-        and LEAST_SPLIT <= q_length < kv_length
-        and q_offset + q_length == kv_offset + kv_length
-    ):
+    of_all = asked.get("mask_function", causal_mask_function) is causal_mask_function
+    of_all = of_all and asked.get("attention_mask") is None and asked.get("local_size") is None
+    of_all = of_all and asked.get("allow_is_causal_skip", True)
+    new, known = asked["q_length"], asked["kv_length"]
+    end, known_end = asked.get("q_offset", 0) + new, asked.get("kv_offset", 0) + known
+    if of_all and LEAST_SPLIT <= new < known and end == known_end:
         return None
-    mask: torch.Tensor | None = sdpa_mask(
-        batch_size,
-        q_length,
-        kv_length,
-        q_offset,
-        kv_offset,
-        mask_function,
-        attention_mask,
-        **options,
-    )
+    mask: torch.Tensor | None = sdpa_mask(**asked)
     return mask
 
 
