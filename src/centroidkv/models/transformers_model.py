@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from centroidkv.models.draft_model import DraftModel, ModelDrafter
 from centroidkv.models.drafting import Pace
 from centroidkv.models.lending import SequenceKV, SharedArenas
 from centroidkv.models.packing import Packing
+from centroidkv.models.positions import rotary_of
 from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
 from centroidkv.models.steps import Steps
+from centroidkv.rotary import Rotary
 from centroidkv.tool_calls import Tool, ToolFormat
 from centroidkv.types import Drafts, KVBlock, Message, Prompt, Token, valid_text
 
@@ -81,6 +84,11 @@ class TransformersModel:
         config = self.model.config.get_text_config()
         limit = getattr(config, "max_position_embeddings", None)
         return int(limit) if limit else int(self.tokenizer.model_max_length)
+
+    @cached_property
+    def rotary(self) -> Rotary | None:
+        """How keys depend on their position, None where that is not understood."""
+        return rotary_of(self.model, self.shape)
 
     # text and tokens
 
