@@ -21,7 +21,7 @@ from machine import machine
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import normalized_mutual_info_score
 
-from centroidkv.config import PlanConfig
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.clustering import METHODS, cluster, means, nearest_centroid
 from centroidkv.routing.embedder import SentenceBertEmbedder
 from centroidkv.routing.projection import fit_projection

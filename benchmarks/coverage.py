@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from centroidkv import Engine
-from centroidkv.config import PlanConfig
 from centroidkv.fitting import fit_plan
+from centroidkv.plan_config import PlanConfig
 from centroidkv.retrieval import as_passage
 from centroidkv.routing.clustering import nearest_centroid
 from centroidkv.routing.history import Seen

@@ -27,9 +27,10 @@ import bank
 import numpy as np
 from machine import machine
 
-from centroidkv.config import EngineConfig, PlanConfig
+from centroidkv.config import EngineConfig
 from centroidkv.fitting import fit_plan
 from centroidkv.opening import open_embedder
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.clustering import nearest_centroid
 from centroidkv.routing.domains import complete_domains
 from centroidkv.routing.history import Seen

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from machine import machine
 
-from centroidkv.config import EngineConfig, PlanConfig
+from centroidkv.config import EngineConfig
 from centroidkv.fitting import fit_plan
 from centroidkv.opening import open_embedder
+from centroidkv.plan_config import PlanConfig
 from centroidkv.refit import suits
 from centroidkv.routing.history import Asked, Seen
 from centroidkv.types import Passage

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from machine import machine
 
-from centroidkv.config import PlanConfig
 from centroidkv.fitting import fit_plan
+from centroidkv.plan_config import PlanConfig
 from centroidkv.protocols import Embedder
 from centroidkv.routing.admission import distance
 from centroidkv.routing.e5 import E5Embedder

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from machine import machine
 
-from centroidkv.config import PlanConfig
 from centroidkv.fitting import fit_plan
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing import admission
 from centroidkv.routing.clustering import nearest_centroid
 from centroidkv.routing.embedder import SentenceBertEmbedder

@@ -21,9 +21,9 @@ from coverage_recipes import PLAIN_RECIPES, fixed_lists, own_top
 from machine import machine
 from transformers import AutoTokenizer
 
-from centroidkv.config import PlanConfig
 from centroidkv.fitting import fit_plan
 from centroidkv.models.bundled import bundled_folder
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.admission import distance
 from centroidkv.routing.clustering import nearest_centroid
 from centroidkv.routing.embedder import SentenceBertEmbedder

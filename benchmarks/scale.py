@@ -25,9 +25,9 @@ import numpy as np
 from machine import machine
 from many_questions import questions, vectors_around
 
-from centroidkv.config import PlanConfig
 from centroidkv.fitting import fit_plan
 from centroidkv.knowledge import KnowledgeBase
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.chroma_index import EmbeddedChroma
 from centroidkv.routing.embedder import SentenceBertEmbedder
 from centroidkv.routing.history import Seen

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from centroidkv.config import PlanConfig
 from centroidkv.fitting import fit_plan
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.history import Seen
 from centroidkv.routing.plan import Plan
 from centroidkv.store import Store

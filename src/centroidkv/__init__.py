@@ -1,10 +1,11 @@
 """Cluster-routed KV reuse for LangChain and LlamaIndex on local transformers models."""
 
 from centroidkv.acceleration import accelerate
-from centroidkv.config import EngineConfig, PlanConfig, Sampling
+from centroidkv.config import EngineConfig, Sampling
 from centroidkv.engine import Engine
 from centroidkv.errors import CentroidKVError
 from centroidkv.model_trial import ModelTrial
+from centroidkv.plan_config import PlanConfig
 from centroidkv.types import Chunk, Completion, Message, Passage, Usage
 
 __version__ = "0.1.0"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from centroidkv.batch_retrieval import retrieve_many
-from centroidkv.config import PlanConfig
 from centroidkv.fitting import fit_plan
 from centroidkv.gathering import Gathered
 from centroidkv.learning import Learner
+from centroidkv.plan_config import PlanConfig
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.routing.domains import DomainSettings, checked_settings
 from centroidkv.routing.history import Seen

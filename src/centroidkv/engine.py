@@ -14,13 +14,14 @@ from centroidkv.answers import AnswerStore
 from centroidkv.approximation import ApproximateAnswering
 from centroidkv.build import Builder, BuildReport
 from centroidkv.calibrating import Pairs, calibrate, calibration_of
-from centroidkv.config import EngineConfig, PlanConfig
+from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
 from centroidkv.gathering import gather
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
+from centroidkv.plan_config import PlanConfig
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.redaction import Redact

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from centroidkv.config import PlanConfig
 from centroidkv.errors import ConfigError
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.domains import DomainSettings, complete_domains, domain_configs
 from centroidkv.routing.grouping import Group, grouped, shaped
 from centroidkv.routing.history import Seen

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from centroidkv.config import PlanConfig
 from centroidkv.domain_budgets import DomainBudgets
 from centroidkv.drafts import DraftStore
 from centroidkv.figures import FigureFile
@@ -16,6 +15,7 @@ from centroidkv.fitting import fit_plan
 from centroidkv.kv.blocks import BLOCK_TOKENS, Match, Piece, block_id, chain
 from centroidkv.kv.manifest import PrefixRow
 from centroidkv.outcome import Layout
+from centroidkv.plan_config import PlanConfig
 from centroidkv.protocols import CausalModel, RunningSequence
 from centroidkv.routing.growth import domain_near, grow
 from centroidkv.routing.history import History, Seen, open_history

@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from centroidkv.config import PlanConfig
 from centroidkv.errors import ConfigError
 from centroidkv.fitting import fit_plan
 from centroidkv.learning import Learner
+from centroidkv.plan_config import PlanConfig
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.retrieval import deep_retrieve
 from centroidkv.routing.clustering import nearest_centroid

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centroidkv.config import PlanConfig
 from centroidkv.fitting import fit_plan
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.embedder import SentenceBertEmbedder
 from centroidkv.routing.history import Seen
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centroidkv.config import PlanConfig
 from centroidkv.errors import ConfigError
 from centroidkv.fitting import fit_plan
 from centroidkv.gathering import clean_questions
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.history import Seen
 from centroidkv.routing.plan import Plan
 from centroidkv.types import Passage

@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from centroidkv.config import EngineConfig, PlanConfig, Sampling
+from centroidkv.config import EngineConfig, Sampling
 from centroidkv.errors import CentroidKVError, ConfigError
+from centroidkv.plan_config import PlanConfig
 
 KINDS = [Sampling, PlanConfig, EngineConfig]
 

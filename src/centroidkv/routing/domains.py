@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from centroidkv.config import PlanConfig
 from centroidkv.errors import ConfigError
+from centroidkv.plan_config import PlanConfig
 from centroidkv.types import FloatArray
 
 NEIGHBOURS = 5

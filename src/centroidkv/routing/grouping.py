@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from centroidkv.config import PlanConfig
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.admission import radii
 from centroidkv.routing.clustering import cluster, means, nearest_by_cells
 from centroidkv.routing.selection import choose_shape

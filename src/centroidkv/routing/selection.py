@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from centroidkv.config import Clustering, PlanConfig
+from centroidkv.plan_config import Clustering, PlanConfig
 from centroidkv.routing.projection import fit_projection
 from centroidkv.routing.validity import Score, Validity
 from centroidkv.types import FloatArray

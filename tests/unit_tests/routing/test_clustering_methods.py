@@ -6,8 +6,8 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 
-from centroidkv.config import PlanConfig
 from centroidkv.errors import ConfigError
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.clustering import METHODS, SAMPLE_SIZES, cluster, means, nearest_centroid
 from centroidkv.routing.clustering import spectral as spectral_of
 from centroidkv.routing.clustering.landmarks import landmark_spectral

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centroidkv.config import PlanConfig
 from centroidkv.errors import ConfigError
 from centroidkv.fitting import fit_plan
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.chroma_index import EmbeddedChroma
 from centroidkv.routing.domains import complete_domains, domain_configs
 from centroidkv.routing.history import Seen

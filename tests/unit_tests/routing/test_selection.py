@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from centroidkv.config import PlanConfig
 from centroidkv.errors import ConfigError
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.selection import DIMS, choose_shape, default_clusters
 
 AUTO = PlanConfig(num_clusters="auto", pca_dim="auto", auto_budget_s=1e6)

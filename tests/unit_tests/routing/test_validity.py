@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from centroidkv.config import PlanConfig
+from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.selection import choose_shape
 from centroidkv.routing.validity import Validity
 
