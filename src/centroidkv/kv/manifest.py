@@ -15,10 +15,8 @@ from pathlib import Path
 from centroidkv.kv.blocks import BLOCK_TOKENS, pack, unpack
 from centroidkv.sqlite_files import open_to_read, open_to_write
 
-# Holds the inner pages of the tree over a million blocks, so that a look-up reads one page of it.
-PAGE_CACHE_KIB = 32 << 10
-
 __all__ = ["BlockRow", "HeldBlock", "Manifest", "PrefixRow"]
+
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (
@@ -92,7 +90,6 @@ class Manifest:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._lock = threading.RLock()
         self._db = _connect_reading(path) if read_only else open_to_write(path, _SCHEMA)
-        self._db.execute(f"PRAGMA cache_size = -{PAGE_CACHE_KIB}")
         if not read_only:
             # A write now: a file that cannot take one is to be noticed before a request is.
             self._db.execute("PRAGMA user_version = 1")
