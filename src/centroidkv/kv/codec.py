@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from centroidkv.errors import CacheCorrupt, CacheMismatch
 from centroidkv.files import write_atomic
 from centroidkv.kv.blocks import pack, unpack
+from centroidkv.rotary import Rotary
 from centroidkv.types import KVBlock
 
 FORMAT = "centroidkv-block-1"
@@ -30,7 +31,29 @@ _STORAGE: dict[str, Any] = {
     "float64": np.float64,
 }
 
-__all__ = ["StoredBlock", "load_block", "save_block"]
+LEVELS: tuple[str, ...] = ("raw",)
+
+__all__ = [
+    "LEVELS",
+    "RAW",
+    "BlockCoder",
+    "StoredBlock",
+    "block_bytes",
+    "load_block",
+    "parse_block",
+    "save_block",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCoder:
+    """How blocks are written: at which level, by which rotary embedding."""
+
+    level: str
+    rotary: Rotary | None = None
+
+
+RAW = BlockCoder("raw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +65,32 @@ class StoredBlock:
     namespace: str
     token_ids: tuple[int, ...]
     block: KVBlock
+    level: str = "raw"
 
 
 def save_block(
-    path: Path, block: KVBlock, *, ids: tuple[str, str, str], token_ids: Sequence[int]
+    path: Path,
+    block: KVBlock,
+    *,
+    ids: tuple[str, str, str],
+    token_ids: Sequence[int],
+    coder: BlockCoder = RAW,
 ) -> int:
     """Write a block atomically; `ids` are (id, parent, namespace). Return the file's bytes."""
+    raw = block_bytes(block, ids=ids, token_ids=token_ids, coder=coder)
+    write_atomic(path, raw)
+    return len(raw)
+
+
+def block_bytes(
+    block: KVBlock,
+    *,
+    ids: tuple[str, str, str],
+    token_ids: Sequence[int],
+    coder: BlockCoder = RAW,
+) -> bytes:
+    """Return what `save_block` writes."""
+    assert coder.level in LEVELS
     keys, values = np.ascontiguousarray(block.keys), np.ascontiguousarray(block.values)
     metadata = {
         "format": FORMAT,
@@ -59,9 +102,7 @@ def save_block(
     }
     tensors = [("keys", keys), ("values", values)]
     metadata["xxh3"] = _digest(metadata, tensors)
-    raw = _header(metadata, tensors)
-    write_atomic(path, raw, keys.data, values.data)
-    return len(raw) + keys.nbytes + values.nbytes
+    return b"".join([_header(metadata, tensors), keys.tobytes(), values.tobytes()])
 
 
 def load_block(path: Path) -> StoredBlock:
@@ -72,7 +113,17 @@ def load_block(path: Path) -> StoredBlock:
         CacheMismatch: The file was written by another format version.
         FileNotFoundError: There is no such file.
     """
-    raw = path.read_bytes()
+    return parse_block(path.read_bytes(), str(path))
+
+
+def parse_block(raw: bytes, where: str) -> StoredBlock:
+    """Verify the bytes of a block file; `where` names them in messages.
+
+    Raises:
+        CacheCorrupt: They are truncated, altered or not ours.
+        CacheMismatch: They are of another format version, or of a level unknown here.
+    """
+    path = Path(where)
     try:
         return _parse(path, raw)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
