@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from centroidkv.errors import CacheCorrupt, CacheMismatch
 from centroidkv.files import write_atomic
 from centroidkv.kv.blocks import pack, unpack
+from centroidkv.rotary import Rotary, from_float32, to_float32
 from centroidkv.types import KVBlock
 
 FORMAT = "centroidkv-block-1"
@@ -30,7 +31,44 @@ _STORAGE: dict[str, Any] = {
     "float64": np.float64,
 }
 
-__all__ = ["StoredBlock", "load_block", "save_block"]
+# Stand-ins until the coded levels come: numbers rounded to so many bits of mantissa.
+LEVELS: tuple[str, ...] = ("raw", "q8", "q4")
+CODING = "stand-in"
+_MANTISSA = {"q8": 7, "q4": 2}
+
+__all__ = [
+    "CODING",
+    "LEVELS",
+    "RAW",
+    "BlockCoder",
+    "StoredBlock",
+    "block_bytes",
+    "load_block",
+    "parse_block",
+    "save_block",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCoder:
+    """How blocks are written."""
+
+    level: str
+    rotary: Rotary | None = None
+
+    def coded(self, block: KVBlock) -> KVBlock:
+        bits = _MANTISSA.get(self.level)
+        if bits is None:
+            return block
+        arrays = []
+        for array in (block.keys, block.values):
+            mantissa, exponent = np.frexp(to_float32(array, block.dtype))
+            rounded = np.round(mantissa * (1 << bits)) / (1 << bits)
+            arrays.append(from_float32(np.ldexp(rounded, exponent).astype(np.float32), block.dtype))
+        return KVBlock(arrays[0], arrays[1], block.dtype)
+
+
+RAW = BlockCoder("raw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +80,18 @@ class StoredBlock:
     namespace: str
     token_ids: tuple[int, ...]
     block: KVBlock
+    level: str = "raw"
 
 
-def save_block(
-    path: Path, block: KVBlock, *, ids: tuple[str, str, str], token_ids: Sequence[int]
-) -> int:
-    """Write a block atomically; `ids` are (id, parent, namespace). Return the file's bytes."""
+def block_bytes(
+    block: KVBlock,
+    *,
+    ids: tuple[str, str, str],
+    token_ids: Sequence[int],
+    coder: BlockCoder = RAW,
+) -> bytes:
+    """Return a block's file; `ids` are (id, parent, namespace)."""
+    block = coder.coded(block)
     keys, values = np.ascontiguousarray(block.keys), np.ascontiguousarray(block.values)
     metadata = {
         "format": FORMAT,
@@ -58,10 +102,24 @@ def save_block(
         "dtype": block.dtype,
     }
     tensors = [("keys", keys), ("values", values)]
+    if coder.level != "raw":
+        metadata["level"] = coder.level
     metadata["xxh3"] = _digest(metadata, tensors)
-    raw = _header(metadata, tensors)
-    write_atomic(path, raw, keys.data, values.data)
-    return len(raw) + keys.nbytes + values.nbytes
+    return _header(metadata, tensors) + keys.tobytes() + values.tobytes()
+
+
+def save_block(
+    path: Path,
+    block: KVBlock,
+    *,
+    ids: tuple[str, str, str],
+    token_ids: Sequence[int],
+    coder: BlockCoder = RAW,
+) -> int:
+    """Write a block atomically. Return the file's bytes."""
+    raw = block_bytes(block, ids=ids, token_ids=token_ids, coder=coder)
+    write_atomic(path, raw)
+    return len(raw)
 
 
 def load_block(path: Path) -> StoredBlock:
@@ -72,7 +130,12 @@ def load_block(path: Path) -> StoredBlock:
         CacheMismatch: The file was written by another format version.
         FileNotFoundError: There is no such file.
     """
-    raw = path.read_bytes()
+    return parse_block(path.read_bytes(), str(path))
+
+
+def parse_block(raw: bytes, where: str) -> StoredBlock:
+    """Verify a block's file."""
+    path = Path(where)
     try:
         return _parse(path, raw)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -98,7 +161,8 @@ def _parse(path: Path, raw: bytes) -> StoredBlock:
         raise CacheCorrupt(path, "the checksum does not match")
     block = KVBlock(tensors[0][1], tensors[1][1], metadata["dtype"])
     token_ids = unpack(bytes.fromhex(metadata["tokens"]))
-    return StoredBlock(metadata["id"], metadata["parent"], metadata["namespace"], token_ids, block)
+    ids = metadata["id"], metadata["parent"], metadata["namespace"]
+    return StoredBlock(*ids, token_ids, block, metadata.get("level", "raw"))
 
 
 def _header(metadata: dict[str, str], tensors: list[tuple[str, NDArray[Any]]]) -> bytes:

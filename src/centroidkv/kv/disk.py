@@ -12,7 +12,7 @@ from pathlib import Path
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
 from centroidkv.files import set_aside
 from centroidkv.kv.blocks import block_id, is_root
-from centroidkv.kv.codec import StoredBlock, load_block, save_block
+from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_block
 from centroidkv.kv.eviction import Leases, leaves_to_evict
 from centroidkv.kv.manifest import BlockRow, Manifest
 from centroidkv.types import KVBlock, common_prefix
@@ -29,6 +29,7 @@ class DiskBlocks:
         self.folder = folder
         self.budget_bytes = budget_bytes
         self.read_only = read_only
+        self.coders: dict[str, BlockCoder] = {}  # by namespace: how new blocks are written
         self.leases = Leases()
         self._blocks = folder / "blocks"
         self._quarantine = folder / "quarantine"
@@ -153,7 +154,11 @@ class DiskBlocks:
             self.make_room(block.num_bytes + 4096)
             namespace = self._namespace_of(parent)
             size = save_block(
-                self.path(row), block, ids=(row, parent, namespace), token_ids=token_ids
+                self.path(row),
+                block,
+                ids=(row, parent, namespace),
+                token_ids=token_ids,
+                coder=self.coders.get(namespace, RAW),
             )
             self.manifest.add(BlockRow(row, parent, namespace, tuple(token_ids), size))
         if old is not None:
@@ -171,6 +176,11 @@ class DiskBlocks:
             if shared == len(tokens):
                 superseded = child
         return block_id(parent, token_ids), superseded
+
+    def is_lossy(self, block: str) -> bool:
+        """Tell whether a block is here, in a namespace whose KV is kept at a coded level."""
+        row = self.manifest.get(block)
+        return row is not None and self.coders.get(row.namespace, RAW) is not RAW
 
     def _namespace_of(self, parent: str) -> str:
         row = self.manifest.get(parent)
