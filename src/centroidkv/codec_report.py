@@ -51,8 +51,9 @@ class LevelFigures:
 class CodecReport:
     """The levels on one model, over `num_positions` next tokens of `num_prompts` prompts.
 
-    `most_kl` is the mean KL up to which a level was approved; `coding` names the version of the
-    codec that was measured: another one codes otherwise, and has to be measured again.
+    A token's KV has `numbers_per_token`. `most_kl` is the mean KL up to which a level was
+    approved; `coding` names the version of the codec that was measured: another one codes
+    otherwise, and has to be measured again.
     """
 
     model: str
@@ -61,6 +62,7 @@ class CodecReport:
     num_prompts: int
     prompt_tokens: int
     num_positions: int
+    numbers_per_token: int
     levels: tuple[LevelFigures, ...]
 
     def approves(self, level: str) -> bool:

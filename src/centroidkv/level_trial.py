@@ -138,6 +138,7 @@ class LevelTrial:
             num_prompts=self._num_prompts,
             prompt_tokens=self._prompt_tokens,
             num_positions=max((len(x.divergences) for x in self._levels.values()), default=0),
+            numbers_per_token=raw.num_numbers // max(1, raw.num_tokens),
             levels=tuple(x.figures(raw, most_kl=most_kl) for x in self._levels.values()),
         )
 
@@ -177,7 +178,7 @@ class _Level:
     def __init__(self, coder: BlockCoder) -> None:
         self.coder = coder
         self.divergences: list[float] = []
-        self.num_bytes = self._num_tokens = self._num_numbers = self._num_same = 0
+        self.num_bytes = self.num_tokens = self.num_numbers = self._num_same = 0
         self._decode_s = 0.0
         self._errors = np.zeros((2, 2))  # keys and values: squared differences, squares
 
@@ -193,8 +194,8 @@ class _Level:
         decoded = parse_block(raw, "codec report").block
         self._decode_s += time.perf_counter() - begin
         self.num_bytes += len(raw)
-        self._num_tokens += block.num_tokens
-        self._num_numbers += block.keys.size + block.values.size
+        self.num_tokens += block.num_tokens
+        self.num_numbers += block.keys.size + block.values.size
         pairs = ((block.keys, decoded.keys), (block.values, decoded.values))
         for i, (exact, other) in enumerate(pairs):
             truth = to_float32(exact, block.dtype)
@@ -215,15 +216,15 @@ class _Level:
         is_raw = self is raw
         return LevelFigures(
             level=self.coder.level,
-            bytes_per_token=round(self.num_bytes / self._num_tokens, 1),
-            ratio_to_bf16=round(_BF16_BYTES * self._num_numbers / self.num_bytes, 3),
+            bytes_per_token=round(self.num_bytes / self.num_tokens, 1),
+            ratio_to_bf16=round(_BF16_BYTES * self.num_numbers / self.num_bytes, 3),
             ratio_to_raw=round(raw.num_bytes / self.num_bytes, 3),
             key_error=float(key_error),
             value_error=float(value_error),
             mean_kl=mean_kl,
             p95_kl=float(np.quantile(kl, 0.95)),
             top1_agreement=1.0 if is_raw else self._num_same / len(kl),
-            decode_tokens_per_s=round(self._num_tokens / max(self._decode_s, 1e-9)),
+            decode_tokens_per_s=round(self.num_tokens / max(self._decode_s, 1e-9)),
             is_approved=is_raw or (bool(self.divergences) and mean_kl <= most_kl),
         )
 
