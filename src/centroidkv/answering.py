@@ -105,6 +105,7 @@ class Answering:
         try:
             if request.reuse != "off":
                 self._restorer.restore(run, sequence)
+                run.kv_precision = self._learner.kv_precision if run.reused else "raw"
             started = time.perf_counter()
             sequence.prefill(run.prompt.token_ids[run.reused :], self._drafts(run))
             run.prefill_s = time.perf_counter() - started
@@ -280,6 +281,7 @@ def _measured(run: Run, tokens: Sequence[Token], decode_s: float) -> Usage:
         distance=far,
         tier=run.tier,
         plan=(route.plan or None) if route else None,
+        kv_precision=run.kv_precision,
         embed_s=route.embed_s if route else 0.0,
         route_s=route.route_s if route else 0.0,
         load_s=run.load_s,

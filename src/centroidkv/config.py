@@ -109,6 +109,9 @@ class EngineConfig(Settings):
     `max_running` requests are computed at the same time, in shared forwards; up to `max_waiting`
     more wait for them to end, and one beyond these is refused with `QueueFull`. With
     `max_running=1` requests take turns, and each holds its prefix for itself.
+
+    `kv_precision` is how exactly KV is kept: `raw`, or a level such as `q8` that the model's codec
+    report approves, or several joined by `+`, finest first. KV of one is never found by another.
     """
 
     memory_budget_bytes: int = GIB
@@ -139,6 +142,7 @@ class EngineConfig(Settings):
     repeat_best: bool = False
     max_running: int = 16
     max_waiting: int = 64
+    kv_precision: str = "raw"
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -197,6 +201,18 @@ class EngineConfig(Settings):
             "draft_model guesses tokens, which bitwise=True leaves out; leave one of them out",
         )
 
+    def _check_precision(self) -> None:
+        require(
+            isinstance(self.kv_precision, str) and all(self.kv_precision.split("+")),
+            "kv_precision must be a level such as 'q8', or several joined by +, finest first, "
+            f"not {self.kv_precision!r}",
+        )
+        require(
+            not self.bitwise or self.kv_precision == "raw",
+            f"bitwise=True needs KV as it was computed, which kv_precision={self.kv_precision!r} "
+            "does not keep; leave one of them out",
+        )
+
     def _check_queue(self) -> None:
         for name, least in (("max_running", 1), ("max_waiting", 0)):
             value = getattr(self, name)
@@ -231,6 +247,7 @@ class EngineConfig(Settings):
             f"quantization must be 'int8', one of transformers' quantisation configs or a dict of "
             f"its fields, not {known!r}",
         )
+        self._check_precision()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""

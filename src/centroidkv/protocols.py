@@ -20,6 +20,7 @@ __all__ = [
     "Progress",
     "Retrieve",
     "RunningSequence",
+    "ScoringSequence",
 ]
 
 Retrieve: TypeAlias = Callable[[str], Sequence[Passage]]
@@ -110,6 +111,14 @@ class RunningSequence(Protocol):
 
     def close(self) -> None:
         """Give the memory back; the sequence cannot be used afterwards."""
+
+
+@runtime_checkable
+class ScoringSequence(RunningSequence, Protocol):
+    """A running sequence that also tells what it thinks of tokens: for measuring, not answering."""
+
+    def score(self, token_ids: Sequence[int]) -> FloatArray:
+        """Run tokens behind what is there; return the logits after each, [tokens, vocabulary]."""
 
 
 @runtime_checkable

@@ -77,6 +77,14 @@ class MemoryBlocks:
                 self.delete(next(iter(self._entries)))
         return new
 
+    def replace(self, block: str, by: KVBlock) -> None:
+        """Hold other KV of a block's tokens from now on, if the block is here."""
+        with self._lock:
+            entry = self._entries.get(block)
+            if entry is not None:
+                self.num_bytes += by.num_bytes - entry.block.num_bytes
+                self._entries[block] = _Entry(entry.parent, entry.tokens, by)
+
     def delete(self, block: str) -> None:
         """Forget a block, if it is here."""
         with self._lock:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from centroidkv.kv.bandwidth import Meter, Tier
-from centroidkv.kv.blocks import Match, Piece, is_root, longest_prefix
+from centroidkv.kv.blocks import Match, Piece, block_id, is_root, longest_prefix
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
 from centroidkv.types import KVBlock
@@ -106,10 +106,12 @@ class TieredBlocks:
         """Bring a chain of blocks into memory, first block first, as far as the budget goes."""
         room = self.memory.budget_bytes
         for row in self.disk.manifest.chain(last_block):
-            room -= row.num_bytes
+            room -= row.num_bytes  # of lossy KV less than it takes in memory, and then the last
             if room < 0:
                 return
-            self.get(row.id)
+            block = self.get(row.id)
+            if block is not None:
+                room -= max(0, block.num_bytes - row.num_bytes)
 
     def keep(self, pieces: Sequence[Piece]) -> None:
         """Put blocks into the memory tier, where the next request finds them."""
@@ -128,7 +130,16 @@ class TieredBlocks:
         last: str | None = None
         for piece in [*self._missing_before(pieces), *pieces]:
             last = self.disk.put(piece.parent, piece.token_ids, piece.block)
+            self._settle(piece)
         return last
+
+    def _settle(self, piece: Piece) -> None:
+        """Let memory hold what the disk would give, so that no answer depends on the tier."""
+        own = block_id(piece.parent, piece.token_ids)
+        if self.memory.has(own) and self.disk.is_lossy(own):
+            kept = self.disk.get(own)
+            if kept is not None:
+                self.memory.replace(own, kept)
 
     def _missing_before(self, pieces: Sequence[Piece]) -> list[Piece]:
         """Return the blocks before `pieces` that the disk has evicted and memory still holds."""

@@ -25,7 +25,7 @@ from centroidkv.models.sampling import make_chooser, top_margin
 from centroidkv.models.steps import Steps
 from centroidkv.rotary import Rotary
 from centroidkv.tool_calls import Tool, ToolFormat
-from centroidkv.types import Drafts, KVBlock, Message, Prompt, Token, valid_text
+from centroidkv.types import Drafts, FloatArray, KVBlock, Message, Prompt, Token, valid_text
 
 # One forward per this many prompt tokens: bounds the memory of long prompts.
 PREFILL_TOKENS = 2048
@@ -235,6 +235,10 @@ class _ArenaSequence:
         self._steps = Steps(self._owner, self._open, drafts, limit=self._capacity, small=small)
         self._steps.begin(token_ids)
         self._arenas.ready(self._open, is_working=False)
+
+    def score(self, token_ids: Sequence[int]) -> FloatArray:
+        logits = self._owner.forward(token_ids, self._open, rows=len(token_ids))
+        return logits.float().cpu().numpy()
 
     def _small_model(self, drafts: Drafts) -> ModelDrafter | None:
         draft = self._owner.draft_model
