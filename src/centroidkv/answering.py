@@ -107,9 +107,7 @@ class Answering:
         try:
             if request.reuse != "off":
                 self._restore(run, sequence)
-            started = time.perf_counter()
-            sequence.prefill(run.prompt.token_ids[run.reused :], self._drafts(run))
-            run.prefill_s = time.perf_counter() - started
+            self._fill(run, sequence)
             yield from self._decode(run, sampling, sequence)
         finally:
             sequence.close()
@@ -207,6 +205,14 @@ class Answering:
 
     # 5
 
+    def _fill(self, run: Run, sequence: RunningSequence) -> None:
+        started, loaded = time.perf_counter(), run.load_s
+        if run.filling is not None:
+            run.filling.fill(run, sequence, self._drafts(run))
+        else:
+            sequence.prefill(run.prompt.token_ids[run.reused :], self._drafts(run))
+        run.prefill_s = time.perf_counter() - started - (run.load_s - loaded)
+
     def _drafts(self, run: Run) -> Drafts | None:
         """Return what the answer may be guessed from: nothing with reuse off."""
         if run.request.reuse == "off":
@@ -270,6 +276,8 @@ class Answering:
             grid=self.model.grid_tokens,
         )
         usage = replace(usage, outcome=outcome, reason=reason)
+        if run.filling is not None:
+            usage = run.filling.told(run, usage)
         answered = Answered(
             prompt=run.prompt,
             answer=tuple(t.id for t in tokens),
@@ -278,6 +286,7 @@ class Answering:
             where=run.where,
             usage=usage,
             match=run.match,
+            exact_tokens=run.exact_tokens,
         )
         return replace(usage, stored_tokens=self._learner.after(answered, sequence))
 

@@ -109,6 +109,11 @@ class EngineConfig(Settings):
     `max_running` requests are computed at the same time, in shared forwards; up to `max_waiting`
     more wait for them to end, and one beyond these is refused with `QueueFull`. With
     `max_running=1` requests take turns, and each holds its prefix for itself.
+
+    With `reuse="blend"`, `blend_share` of the tokens of placed passages are computed again; "auto"
+    takes as many as it needs. `passage_marker` is a text that stands before each passage and
+    behind the last one, for prompts without a retriever wrapper. `blend_learns` computes passages
+    that were not seen before behind the answer, so that the next prompt finds them.
     """
 
     memory_budget_bytes: int = GIB
@@ -139,6 +144,9 @@ class EngineConfig(Settings):
     repeat_best: bool = False
     max_running: int = 16
     max_waiting: int = 64
+    blend_share: float | Literal["auto"] = 0.15
+    passage_marker: str | None = None
+    blend_learns: bool = True
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -186,6 +194,7 @@ class EngineConfig(Settings):
         self._check_drafts()
         self._check_pins()
         self._check_loading()
+        self._check_blend()
 
     def _check_drafts(self) -> None:
         require(
@@ -215,6 +224,21 @@ class EngineConfig(Settings):
             f"carry_cost must be a number in [0, 1), not {self.carry_cost!r}",
         )
         self._check_queue()
+
+    def _check_blend(self) -> None:
+        share, marker = self.blend_share, self.passage_marker
+        require(
+            share == "auto" or (is_number(share) and 0 <= float(share) <= 1),
+            f"blend_share must be a number in [0, 1], or 'auto', not {share!r}",
+        )
+        require(
+            marker is None or (isinstance(marker, str) and marker.strip()),
+            f"passage_marker must be a text that is not blank, or None, not {marker!r}",
+        )
+        require(
+            self.reuse != "blend" or not self.bitwise,
+            "reuse='blend' changes logits, which bitwise=True rules out; leave one of them out",
+        )
 
     def _check_loading(self) -> None:
         require(

@@ -10,11 +10,12 @@ from centroidkv.types import KVBlock
 __all__ = ["BlendReport", "PlacedPassage"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PlacedPassage:
-    """Prompt tokens [start, stop) have the position-free KV `block`.
+    """Where in a prompt a passage's stored KV belongs.
 
-    Positions are those of the prompt. The keys of `block` are turned back to before RoPE.
+    The tokens [start, stop) are absolute positions of the prompt; `block` has as many tokens, its
+    keys are free of positions.
     """
 
     start: int
@@ -24,7 +25,17 @@ class PlacedPassage:
 
 @dataclass(frozen=True, slots=True)
 class BlendReport:
-    """What blending did: of the placed tokens, so many were computed again."""
+    """What a blend did.
+
+    Attributes:
+        placed_tokens: Tokens that passages brought KV for.
+        again_tokens: Of these, how many were computed again, up to the last layer.
+        new_tokens: Tokens that no passage covered.
+        uncorrected: How far the placed KV of the other tokens was from the fresh at the check
+            layer, as a part of the fresh (both squared); None where nothing was compared.
+    """
 
     placed_tokens: int
-    recomputed_tokens: int
+    again_tokens: int
+    new_tokens: int
+    uncorrected: float | None = None

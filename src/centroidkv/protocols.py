@@ -123,6 +123,7 @@ class BlendingSequence(RunningSequence, Protocol):
         passages: Sequence[PlacedPassage],
         *,
         share: float | None = 0.15,
+        drafts: Drafts | None = None,
     ) -> BlendReport:
         """Compute the KV of `token_ids` behind what is there, but for placed passages.
 
