@@ -21,8 +21,8 @@ from centroidkv.passage_learning import PassageLearner
 from centroidkv.passage_prefill import PassagePrefill, PassageReport
 from centroidkv.passage_spans import PassageLayout, locate
 from centroidkv.passage_store import BlendingModel, PassageStore
-from centroidkv.prompt_heads import PromptHeads
 from centroidkv.progress import no_progress, progress_bar
+from centroidkv.prompt_heads import PromptHeads
 from centroidkv.question import end_of
 from centroidkv.reasons import BlendProblem
 from centroidkv.request import Request, Run
@@ -47,7 +47,7 @@ class BlendAnswering:
         self.passages = PassageStore(store.blocks, learner.namespace)
         path = store.path / "heads" / f"{learner.namespace[-16:]}.json"
         self.heads = PromptHeads(path, read_only=store.read_only)
-        self.model = cast(BlendingModel, answering.model)  # where `refusal` says nothing else
+        self.model = cast("BlendingModel", answering.model)  # where `refusal` says nothing else
         self.passage_learner = PassageLearner(store, self.model, self.passages, self.heads)
         share = None if self._config.blend_share == "auto" else self._config.blend_share
         self._share = share

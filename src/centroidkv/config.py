@@ -194,7 +194,6 @@ class EngineConfig(Settings):
         self._check_drafts()
         self._check_pins()
         self._check_loading()
-        self._check_blend()
 
     def _check_drafts(self) -> None:
         require(
@@ -255,6 +254,7 @@ class EngineConfig(Settings):
             f"quantization must be 'int8', one of transformers' quantisation configs or a dict of "
             f"its fields, not {known!r}",
         )
+        self._check_blend()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""

@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 
 from centroidkv.answers import AnswerStore
 from centroidkv.build import Builder, BuildReport
-from centroidkv.calibrating import Pairs, calibrate, calibration_of
+from centroidkv.calibrating import Pairs
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
 from centroidkv.gathering import gather
@@ -64,8 +64,6 @@ class Engine:
         self._learner = Learner(store, self.router, model, self.versions, namespace=namespace)
         self._retrieving = Retrieving(store, self.router, self._records, self._learner.namespace)
         self._policies = Policies(model, self._records, self._learner)
-        self._representatives = self._policies.representatives
-        self._representatives.calibration = calibration_of(store, embedder, self._plan_namespace)
         self._answers: AnswerStore | None = None
         self._tenants = Tenants(self.config.tenant, self, self._of_tenant)
         self._is_closed = False
@@ -185,15 +183,12 @@ class Engine:
             ConfigError: The pairs cannot be used; the message names the line and the remedy.
         """
         self._require_open()
-        store, embedder = self.store, self.router.embedder
-        fitted = calibrate(store, embedder, self._plan_namespace, pairs, past_pairs=past_pairs)
-        self._representatives.calibration = fitted
-        return fitted.report()
+        return self._policies.calibrate(pairs, past_pairs)
 
     @property
     def calibration(self) -> Calibration | None:
         """What `calibrate` learnt, if it has."""
-        return self._representatives.calibration
+        return self._policies.representatives.calibration
 
     def warm(self, invoke: Any, *, show_progress: bool = False) -> WarmReport:
         """Run two members of each cluster through a chain and store their common prefix.

@@ -17,7 +17,7 @@
     ├── ModelError
     │   ├── ModelNotFound                 no such folder, file, hub model or bundled name
     │   ├── UnsupportedModel              a model whose KV cannot be cut into prefixes
-    │   ├── BlendRefused                  a model whose blended prompts are too far from computed ones
+    │   ├── BlendRefused                  a model whose blended prompts come out too far off
     │   ├── ContextTooLong                prompt and answer do not fit into the model's context
     │   ├── GenerationTimeout (TimeoutError)  the answer was not complete in time
     │   └── QueueFull                     more requests at once than may run and wait

@@ -69,7 +69,7 @@ class BlendFilling:
         rest = run.prompt.token_ids[run.reused :]
         placed = self._placed(run)
         if placed:
-            blending = cast(BlendingSequence, sequence)
+            blending = cast("BlendingSequence", sequence)
             # Behind the first placed token nothing is exact, whatever comes of the blend.
             run.exact_tokens = placed[0].start
             try:

@@ -13,19 +13,34 @@ QUESTIONS = (
     "Which documents do I need to open an account?",
 )
 PASSAGES = (
-    "Transfers within the country are free and arrive on the next working day. Transfers to other "
-    "countries cost twelve dollars and take two to four working days, depending on the bank that "
-    "receives them.",
-    "A stolen card is blocked in the app under Cards, or by phone at any hour. A new card comes "
-    "by post within five working days. Payments made after the report are not charged to you.",
-    "Notice of a change: from the first of March, transfers to other countries cost nine dollars "
-    "instead of twelve. They arrive after three working days at the latest.",
-    "A personal loan can be repaid early at any time. In the first two years the charge is one "
-    "per cent of the sum that is repaid; later there is none. Mortgages follow other rules.",
-    "To open an account you need a passport or an identity card, a proof of your address that is "
-    "not older than three months, and your tax number. Students also bring their enrolment.",
-    "Limits for one day: 1,000 dollars at cash machines, 2,500 dollars in shops, 10,000 dollars "
-    "by transfer. Higher limits can be set in the app and hold until midnight.",
+    (
+        "Transfers within the country are free and arrive on the next working day. Transfers to "
+        "other countries cost twelve dollars and take two to four working days, depending on "
+        "the bank that receives them."
+    ),
+    (
+        "A stolen card is blocked in the app under Cards, or by phone at any hour. A new card "
+        "comes by post within five working days. Payments made after the report are not charged "
+        "to you."
+    ),
+    (
+        "Notice of a change: from the first of March, transfers to other countries cost nine "
+        "dollars instead of twelve. They arrive after three working days at the latest."
+    ),
+    (
+        "A personal loan can be repaid early at any time. In the first two years the charge is "
+        "one per cent of the sum that is repaid; later there is none. Mortgages follow other "
+        "rules."
+    ),
+    (
+        "To open an account you need a passport or an identity card, a proof of your address "
+        "that is not older than three months, and your tax number. Students also bring their "
+        "enrolment."
+    ),
+    (
+        "Limits for one day: 1,000 dollars at cash machines, 2,500 dollars in shops, 10,000 "
+        "dollars by transfer. Higher limits can be set in the app and hold until midnight."
+    ),
 )
 SHOWN = 5
 

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from centroidkv.passage_store import BlendingModel, PassageStore, computed
 from centroidkv.prompt_heads import Head, PromptHeads
@@ -65,9 +66,8 @@ class PassageLearner:
             pieces = self._passages.pieces(head, token_ids, blocks)
             self._passages.keep(pieces)
             size = sum(b.num_bytes for b in blocks)
-            self._store.writer.submit(
-                lambda pieces=pieces: self._passages.persist(pieces), num_bytes=size, wait=True
-            )
+            write = partial(self._passages.persist, pieces)
+            self._store.writer.submit(write, num_bytes=size, wait=True)
         return sum(map(len, missing))
 
     def is_stored(self, head: Head, token_ids: Head) -> bool:

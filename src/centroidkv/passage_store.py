@@ -6,7 +6,6 @@ no passage serves behind another head. Knows nothing of prompts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +14,7 @@ from centroidkv.kv.blocks import Match, Piece, block_id, chain, namespace_id, sp
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.prompt_heads import Head
 from centroidkv.protocols import BlendingSequence
-from centroidkv.rotary import Rotary, from_float32, to_float32
+from centroidkv.rotary import Rotary
 from centroidkv.types import KVBlock, Message, Prompt
 
 __all__ = ["BlendingModel", "PassageStore", "computed", "joined"]
@@ -110,10 +109,9 @@ def computed(
 
 def _freed(sequence: BlendingSequence, rotary: Rotary, head: int, start: int, stop: int) -> KVBlock:
     """Copy the passage tokens [start, stop) out, with keys as they were before RoPE."""
-    block = sequence.snapshot(head + start, head + stop)
-    keys = to_float32(block.keys, block.dtype)
-    still = rotary.turn(keys, -np.arange(head + start, head + stop))
-    return replace(block, keys=from_float32(still, block.dtype))
+    from centroidkv.models.free_keys import free_block  # brings torch
+
+    return free_block(sequence.snapshot(head + start, head + stop), rotary, head + start)
 
 
 def joined(blocks: Sequence[KVBlock]) -> KVBlock:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from centroidkv.answering import Answering
 from centroidkv.approximation import ApproximateAnswering
 from centroidkv.blending import BlendAnswering
+from centroidkv.calibrating import Pairs, calibrate, calibration_of
 from centroidkv.learning import Learner
 from centroidkv.protocols import CausalModel
 from centroidkv.representative import Representatives
 from centroidkv.request import Request
 from centroidkv.routing.records import RecordRing
+from centroidkv.routing.risk import Bound
 from centroidkv.types import Chunk
 
 __all__ = ["Policies"]
@@ -25,6 +27,8 @@ class Policies:
         store = learner.store
         self.exact = Answering(model, store.blocks, records, learner)
         self.representatives = Representatives(store, learner.router, learner.namespace)
+        self._calibrated = (store, learner.router.embedder, learner.versions.namespace)
+        self.representatives.calibration = calibration_of(*self._calibrated)
         self.representative = ApproximateAnswering(self.exact, self.representatives)
         self.blend = BlendAnswering(self.exact, learner)
         if store.config.reuse == "blend":
@@ -37,6 +41,12 @@ class Policies:
         if request.reuse == "blend":
             return self.blend.stream(request)
         return self.exact.stream(request)
+
+    def calibrate(self, pairs: Pairs, past_pairs: Pairs) -> list[Bound]:
+        """Learn when a representative may serve under a bound; see `Engine.calibrate`."""
+        fitted = calibrate(*self._calibrated, pairs, past_pairs=past_pairs)
+        self.representatives.calibration = fitted
+        return fitted.report()
 
     def flush(self) -> None:
         """Wait for what is computed behind the answers."""

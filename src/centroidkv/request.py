@@ -9,14 +9,22 @@ from centroidkv.config import Sampling, SamplingOptions
 from centroidkv.errors import ConfigError, GenerationTimeout
 from centroidkv.kv.blocks import Match
 from centroidkv.outcome import Layout
-from centroidkv.queueing import Place, RequestQueue
 from centroidkv.protocols import RunningSequence
+from centroidkv.queueing import Place, RequestQueue
 from centroidkv.tool_calls import Tool
 from centroidkv.types import Drafts, Message, Prompt, Reason, Record, Reuse, Usage
 
 _OWN = ("question", "reuse", "chat_template", "tools", "answer_start")
 
-__all__ = ["Filling", "Request", "RequestOptions", "Run", "require_served", "user_text_of", "without"]
+__all__ = [
+    "Filling",
+    "Request",
+    "RequestOptions",
+    "Run",
+    "require_served",
+    "user_text_of",
+    "without",
+]
 
 
 class RequestOptions(SamplingOptions, total=False):

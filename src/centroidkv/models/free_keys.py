@@ -6,30 +6,18 @@ by that of its new one. Knows nothing of what is computed afresh.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from centroidkv.models.arena import Arena
+from centroidkv.placement import PlacedPassage
 from centroidkv.rotary import Rotary, from_float32, to_float32
 from centroidkv.types import KVBlock
 
 __all__ = ["PlacedPassage", "Placement", "free_block", "turned_block"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlacedPassage:
-    """Where in a prompt a passage's stored KV belongs.
-
-    The tokens [start, stop) are absolute positions of the prompt; `block` has as many tokens, its
-    keys are free of positions.
-    """
-
-    start: int
-    stop: int
-    block: KVBlock
 
 
 def free_block(block: KVBlock, rotary: Rotary, start: int) -> KVBlock:
