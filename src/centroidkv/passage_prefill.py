@@ -115,6 +115,7 @@ class PassagePrefill:
     ) -> _Rendered | None:
         """Let the chain render some passages."""
         run = WarmingRun(_nobodys_cluster(), list(shown))
+        returned: Any = None  # as long as the run leaves the chain, nothing is
         try:
             with warming(run):
                 returned = invoke(QUESTION)
