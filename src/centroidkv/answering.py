@@ -106,9 +106,7 @@ class Answering:
             if request.reuse != "off":
                 self._restorer.restore(run, sequence)
                 run.kv_precision = self._learner.kv_precision if run.reused else "raw"
-            started = time.perf_counter()
-            sequence.prefill(run.prompt.token_ids[run.reused :], self._drafts(run))
-            run.prefill_s = time.perf_counter() - started
+            self._fill(run, sequence)
             yield from self._decode(run, sampling, sequence)
         finally:
             sequence.close()
@@ -165,6 +163,14 @@ class Answering:
         return self.model.open_sequence(capacity, run.prompt.token_ids, namespace=self._residence)
 
     # 5
+
+    def _fill(self, run: Run, sequence: RunningSequence) -> None:
+        started, loaded = time.perf_counter(), run.load_s
+        if run.filling is not None:
+            run.filling.fill(run, sequence, self._drafts(run))
+        else:
+            sequence.prefill(run.prompt.token_ids[run.reused :], self._drafts(run))
+        run.prefill_s = time.perf_counter() - started - (run.load_s - loaded)
 
     def _drafts(self, run: Run) -> Drafts | None:
         """Return what the answer may be guessed from: nothing with reuse off."""
@@ -229,6 +235,8 @@ class Answering:
             grid=self.model.grid_tokens,
         )
         usage = replace(usage, outcome=outcome, reason=reason)
+        if run.filling is not None:
+            usage = run.filling.told(run, usage)
         answered = Answered(
             prompt=run.prompt,
             answer=tuple(t.id for t in tokens),
@@ -237,6 +245,7 @@ class Answering:
             where=run.where,
             usage=usage,
             match=run.match,
+            exact_tokens=run.exact_tokens,
         )
         return replace(usage, stored_tokens=self._learner.after(answered, sequence))
 

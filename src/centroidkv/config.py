@@ -112,6 +112,11 @@ class EngineConfig(Settings):
 
     `kv_precision` is how exactly KV is kept: `raw`, or a level such as `q8` that the model's codec
     report approves, or several joined by `+`, finest first. KV of one is never found by another.
+
+    With `reuse="blend"`, `blend_share` of the tokens of placed passages are computed again; "auto"
+    takes as many as it needs. `passage_marker` is a text that stands before each passage and
+    behind the last one, for prompts without a retriever wrapper. `blend_learns` computes passages
+    that were not seen before behind the answer, so that the next prompt finds them.
     """
 
     memory_budget_bytes: int = GIB
@@ -143,6 +148,9 @@ class EngineConfig(Settings):
     max_running: int = 16
     max_waiting: int = 64
     kv_precision: str = "raw"
+    blend_share: float | Literal["auto"] = 0.15
+    passage_marker: str | None = None
+    blend_learns: bool = True
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -232,6 +240,21 @@ class EngineConfig(Settings):
         )
         self._check_queue()
 
+    def _check_blend(self) -> None:
+        share, marker = self.blend_share, self.passage_marker
+        require(
+            share == "auto" or (is_number(share) and 0 <= float(share) <= 1),
+            f"blend_share must be a number in [0, 1], or 'auto', not {share!r}",
+        )
+        require(
+            marker is None or (isinstance(marker, str) and marker.strip()),
+            f"passage_marker must be a text that is not blank, or None, not {marker!r}",
+        )
+        require(
+            self.reuse != "blend" or not self.bitwise,
+            "reuse='blend' changes logits, which bitwise=True rules out; leave one of them out",
+        )
+
     def _check_loading(self) -> None:
         require(
             self.device is None or self.device_map is None,
@@ -248,6 +271,7 @@ class EngineConfig(Settings):
             f"its fields, not {known!r}",
         )
         self._check_precision()
+        self._check_blend()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""

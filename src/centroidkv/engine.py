@@ -9,11 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-from centroidkv.answering import Answering
 from centroidkv.answers import AnswerStore
-from centroidkv.approximation import ApproximateAnswering
 from centroidkv.build import Builder, BuildReport
-from centroidkv.calibrating import Pairs, calibrate, calibration_of
+from centroidkv.calibrating import Pairs
 from centroidkv.codec_report import CodecReport
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
@@ -23,13 +21,14 @@ from centroidkv.learning import Learner
 from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
+from centroidkv.passage_prefill import PassageReport
 from centroidkv.plan_config import PlanConfig
+from centroidkv.policies import Policies
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.redaction import Redact
 from centroidkv.refit import RefitReport
 from centroidkv.refreshing import RefreshReport
-from centroidkv.representative import Representatives
 from centroidkv.request import Request, RequestOptions
 from centroidkv.retrieval import as_invoke
 from centroidkv.retrieving import Retrieving
@@ -65,10 +64,7 @@ class Engine:
         self.versions = Versions(store, self._plan_namespace, self.router)
         self._learner = Learner(store, self.router, model, self.versions)
         self._retrieving = Retrieving(store, self.router, self._records, self._learner.namespace)
-        self._answering = Answering(model, store.blocks, self._records, self._learner)
-        self._representatives = Representatives(store, self.router, self._learner.namespace)
-        self._approximating = ApproximateAnswering(self._answering, self._representatives)
-        self._representatives.calibration = calibration_of(store, embedder, self._plan_namespace)
+        self._policies = Policies(model, self._records, self._learner)
         self._answers: AnswerStore | None = None
         self._tenants = Tenants(self.config.tenant, self, self._of_tenant)
         self._is_closed = False
@@ -174,29 +170,24 @@ class Engine:
 
     def _upkeep(self) -> Upkeep:
         self._require_open()
-        return Upkeep(self._learner, self._representatives, self._approximating, self.model)
+        return Upkeep(self._learner, self._policies, self.model)
 
     def calibrate(self, pairs: Pairs, *, past_pairs: Pairs = ()) -> list[Bound]:
         """Learn from labelled pairs when another question's answer may be served.
 
-        What `max_error` needs; kept in the store, for this embedder and tenant. Takes a CSV file
-        (question_a, question_b, same_answer) or its rows; returns what the labels support at 1,
-        2 and 5 %, each a sentence as a string. With `past_pairs`, labelled pairs of past questions,
-        the score also looks at the past questions around a pair, and serves more.
+        What `max_error` needs; kept in the store. Takes a CSV file (question_a, question_b,
+        same_answer) or its rows; returns what the labels support. See `fit_calibration`.
 
         Raises:
             ConfigError: The pairs cannot be used; the message names the line and the remedy.
         """
         self._require_open()
-        asked = (self.store, self.router.embedder, self._plan_namespace, pairs)
-        fitted = calibrate(*asked, past_pairs=past_pairs)
-        self._representatives.calibration = fitted
-        return fitted.report()
+        return self._policies.calibrate(pairs, past_pairs)
 
     @property
     def calibration(self) -> Calibration | None:
         """What `calibrate` learnt, if it has."""
-        return self._representatives.calibration
+        return self._policies.representatives.calibration
 
     def warm(self, invoke: Any, *, show_progress: bool = False) -> WarmReport:
         """Run two members of each cluster through a chain and store their common prefix.
@@ -209,13 +200,23 @@ class Engine:
         progress = progress_bar() if show_progress else no_progress
         warmer, invoke = self._warmer(), as_invoke(invoke, ("invoke", "query", "chat"))
         if self.config.reuse == "representative":
-            return self._approximating.fill(self.router.plan, invoke, progress)
+            return self._policies.representative.fill(self.router.plan, invoke, progress)
         return warmer.warm(invoke, progress)
 
     async def awarm(self, invoke: Any, *, show_progress: bool = False) -> WarmReport:
         """Do what `warm` does with an async chain."""
         warmer, invoke = self._warmer(), as_invoke(invoke, ("ainvoke", "aquery", "achat"))
         return await warmer.awarm(invoke, progress_bar() if show_progress else no_progress)
+
+    def prefill_passages(
+        self, invoke: Any, passages: Iterable[Any], *, show_progress: bool = False
+    ) -> PassageReport:
+        """Compute each passage of a knowledge base once, so that `reuse="blend"` finds it.
+
+        `invoke` is the chain, as for `warm`. See `BlendAnswering.prefill`.
+        """
+        self._require_open()
+        return self._policies.blend.prefill(invoke, passages, show_progress=show_progress)
 
     def _warmer(self) -> Warmer:
         self._require_open()
@@ -282,9 +283,7 @@ class Engine:
         """Answer piece by piece; the last chunk carries the completion. Closing it stops."""
         request = Request.of(as_messages(prompt), options, reuse=self.config.reuse)
         self._require_open()
-        if request.reuse == "representative":
-            return self._approximating.stream(request)
-        return self._answering.stream(request)
+        return self._policies.stream(request)
 
     @property
     def answers(self) -> AnswerStore:
@@ -316,6 +315,7 @@ class Engine:
 
     def flush(self) -> None:
         """Wait until everything learnt so far is on disk."""
+        self._policies.flush()
         self.store.writer.flush()
 
     @property
@@ -328,10 +328,10 @@ class Engine:
             return
         self._is_closed = True
         self._tenants.close(self)
+        self._policies.close()
         self.store.finish()
         self.router.close()
         self._learner.close()
-        self._representatives.close()
         if self._answers is not None:
             self._answers.close()
         self.store.close()

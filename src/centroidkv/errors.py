@@ -17,6 +17,7 @@
     ├── ModelError
     │   ├── ModelNotFound                 no such folder, file, hub model or bundled name
     │   ├── UnsupportedModel              a model whose KV cannot be cut into prefixes
+    │   ├── BlendRefused                  a model whose blended prompts come out too far off
     │   ├── ContextTooLong                prompt and answer do not fit into the model's context
     │   ├── GenerationTimeout (TimeoutError)  the answer was not complete in time
     │   └── QueueFull                     more requests at once than may run and wait
@@ -29,6 +30,7 @@ the request goes on without the cache, and the reason stands in its usage.
 from pathlib import Path
 
 __all__ = [
+    "BlendRefused",
     "CacheCorrupt",
     "CacheError",
     "CacheFull",
@@ -154,6 +156,15 @@ class ModelNotFound(ModelError):
 
 class UnsupportedModel(ModelError):
     """The model keeps a state that cannot be cut into token prefixes."""
+
+
+class BlendRefused(ModelError):
+    """The gate of `reuse="blend"` found a model's blended prompts too far from computed ones."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"this model may not blend: {why}; use reuse='exact', or a larger blend_share"
+        )
 
 
 class ContextTooLong(ModelError):

@@ -36,7 +36,8 @@ __all__ = ["Answered", "Learner"]
 class Answered:
     """A request that has been answered, as far as learning from it needs.
 
-    `answer` are the tokens decoded; `is_conversation` that the next prompt may continue it.
+    `answer` are the tokens decoded; `is_conversation` that the next prompt may continue it. Of a
+    blended prompt only the KV of the first `exact_tokens` is that of its tokens alone.
     """
 
     prompt: Prompt
@@ -46,6 +47,7 @@ class Answered:
     where: Layout
     usage: Usage
     match: Match
+    exact_tokens: int | None = None
 
 
 class Learner:
@@ -120,12 +122,15 @@ class Learner:
         # An arena may have held more of the prompt than the store does.
         stored = min(usage.reused_tokens, answered.match.num_tokens)
         kept = answered.prompt.token_ids
-        if self._model.grid_tokens > 1:
+        if answered.exact_tokens is not None:
+            kept = kept[: answered.exact_tokens]
+        elif self._model.grid_tokens > 1:
             kept = self._on_grid(kept)
         elif answered.is_conversation:
             # The last token decoded has no KV: it was never run.
             kept = (*kept, *answered.answer)[: sequence.num_tokens]
-        if answered.is_conversation or usage.outcome in ("miss", "partial"):
+        is_new = answered.is_conversation or usage.outcome in ("miss", "partial")
+        if is_new and len(kept) > stored:
             pieces = self.cut(kept, sequence, start=stored)
             self.store.blocks.keep(pieces)
         size = sum(p.block.num_bytes for p in pieces)

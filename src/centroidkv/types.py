@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from centroidkv.reasons import BlendProblem
 from centroidkv.tool_calls import ToolCall
 
 __all__ = [
@@ -60,6 +61,7 @@ Reason = Literal[
     "representative_appended",  # the question was put behind the representative's KV
     "over_error_bound",  # the representative was too doubtful under the calibrated bound
     "representative_filled",  # the cluster had no representative; this question is it now
+    "blended",  # passages seen before were placed where they stand in this prompt
 ]
 
 
@@ -241,7 +243,9 @@ class Usage:
     the cluster, or that which was given where no cluster admitted the question, and `plan` the
     plan version that routed it, None where none did. Of the answer, `drafted_tokens` were guessed
     right and cost no step of their own. `kv_precision` is `raw`, or the level that reused KV may
-    have been kept at.
+    have been kept at. With `reuse="blend"`, the KV of `blended_tokens` came from passages computed
+    in other prompts, `recomputed_tokens` of these were computed again, and `blend_problem` says why
+    it was not more.
     """
 
     outcome: Outcome
@@ -262,6 +266,9 @@ class Usage:
     error_bound: float | None = None
     plan: str | None = None
     kv_precision: str = "raw"
+    blended_tokens: int = 0
+    recomputed_tokens: int = 0
+    blend_problem: BlendProblem | None = None
     embed_s: float = 0.0
     route_s: float = 0.0
     load_s: float = 0.0
@@ -272,7 +279,12 @@ class Usage:
 
     @property
     def computed_tokens(self) -> int:
-        return self.prompt_tokens - self.reused_tokens
+        return self.prompt_tokens - self.cached_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were not computed, or not beyond the first layers."""
+        return self.reused_tokens + self.blended_tokens - self.recomputed_tokens
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields and `computed_tokens`, for JSON."""

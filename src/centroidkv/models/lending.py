@@ -102,6 +102,8 @@ class _Lender:
 
     def will_have(self, num_tokens: int) -> bool:
         """Tell whether it is worth waiting until so many tokens are ready."""
+        if num_tokens > len(self.resident.token_ids):  # it lends less than it was expected to
+            return False
         is_late = time.monotonic() - self.opened > PATIENCE_S
         return self.is_open and self.ready < num_tokens and (self.is_working or not is_late)
 
@@ -202,12 +204,21 @@ class SharedArenas:
         """Note that the KV of all tokens that a sequence holds now is complete."""
         self._note(kv, is_working=is_working, ready=kv.num_tokens)
 
+    def lend_only(self, kv: SequenceKV, num_tokens: int) -> None:
+        """Keep what lies behind the first `num_tokens` of a sequence from other sequences."""
+        if isinstance(kv, Arena):
+            with self._changed:
+                lender = self._lenders[kv]
+                held = lender.resident
+                lender.resident = Resident(held.namespace, held.token_ids[:num_tokens])
+                self._changed.notify_all()
+
     def _note(self, kv: SequenceKV, *, is_working: bool, ready: int = 0) -> None:
         if isinstance(kv, Arena):
             with self._changed:
                 lender = self._lenders[kv]
                 lender.is_working = is_working
-                lender.ready = max(lender.ready, ready)
+                lender.ready = max(lender.ready, min(ready, len(lender.resident.token_ids)))
                 self._changed.notify_all()
 
     def is_apart(self, kv: SequenceKV) -> bool:

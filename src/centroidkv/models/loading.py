@@ -22,7 +22,8 @@ from centroidkv.models.bundled import PREFIX, bundled_folder
 from centroidkv.models.int8 import use_int8
 from centroidkv.models.placing import DeviceMap, Quantization, placement
 from centroidkv.models.rendering import TEMPLATE_DATE
-from centroidkv.models.transformers_model import TransformersModel, require_fast
+from centroidkv.models.tokens import require_fast
+from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.models.weights import quantization_of, weights_digest
 
 _SHAPING = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}

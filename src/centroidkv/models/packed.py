@@ -17,12 +17,12 @@ import torch
 from centroidkv.models.arena import Arena
 from centroidkv.models.lending import SequenceKV
 
-__all__ = ["KEYWORD", "NotPackable", "Pack", "Segment"]
+__all__ = ["KEYWORD", "UNKNOWN", "NotPackable", "Pack", "Segment", "attend_part", "merge_part"]
 
 # The keyword by which the pack of a forward reaches the attention function.
 KEYWORD = "centroidkv_pack"
 # What attention functions are told, and what this one does not know how to do.
-_UNKNOWN = ("softcap", "position_bias", "sliding_window", "s_aux", "head_mask")
+UNKNOWN = ("softcap", "position_bias", "sliding_window", "s_aux", "head_mask")
 
 
 class NotPackable(Exception):
@@ -164,7 +164,7 @@ class Pack:
         Raises:
             NotPackable: The layer does something that is not known here.
         """
-        unknown = [n for n in _UNKNOWN if options.get(n) is not None]
+        unknown = [n for n in UNKNOWN if options.get(n) is not None]
         layer = getattr(module, "layer_idx", None)
         if unknown or layer is None or not self._written:
             raise NotPackable(", ".join(unknown) or "a layer without KV of its own")
@@ -176,15 +176,15 @@ class Pack:
         outputs, sums = [], []
         for tail, (all_keys, all_values) in zip(self._tails, written, strict=True):
             keys, values = all_keys[:, :, tail.begin :], all_values[:, :, tail.begin :]
-            part, lse = _attend(rows[tail.start : tail.stop], keys, values, tail.mask, scale)
+            part, lse = attend_part(rows[tail.start : tail.stop], keys, values, tail.mask, scale)
             outputs.append(part)
             sums.append(lse)
         output, total = torch.cat(outputs), torch.cat(sums)
         for span in self._spans:
             keys = span.holder.keys[layer][:, :, span.begin : span.end]
             values = span.holder.values[layer][:, :, span.begin : span.end]
-            part, lse = _attend(rows[span.start : span.stop], keys, values, None, scale)
-            _merge(output[span.start : span.stop], total[span.start : span.stop], part, lse)
+            part, lse = attend_part(rows[span.start : span.stop], keys, values, None, scale)
+            merge_part(output[span.start : span.stop], total[span.start : span.stop], part, lse)
         return output.reshape(1, num_rows, query.shape[1], -1), None
 
 
@@ -202,7 +202,7 @@ def _mask(new: int, held: int, groups: int, shape: Any) -> torch.Tensor | None:
     return mask.triu_(held - new + 1).repeat_interleave(groups, 0)
 
 
-def _attend(
+def attend_part(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
@@ -237,7 +237,7 @@ def _attend(
     return output, lse.reshape(kv_heads, num, groups).transpose(0, 1)
 
 
-def _merge(
+def merge_part(
     output: torch.Tensor, total: torch.Tensor, part: torch.Tensor, lse: torch.Tensor
 ) -> None:
     """Take another part of the tokens into `output` and `total`, in place."""

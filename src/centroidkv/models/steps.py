@@ -61,6 +61,10 @@ class Steps:
         """Run the end of the prompt."""
         self._run(token_ids)
 
+    def follow(self, logits: torch.Tensor) -> None:
+        """Go on behind a prompt that was run elsewhere; its last logits, [1, vocabulary]."""
+        self._rows, self._row = logits, 0
+
     def is_drafted(self, token: int) -> bool:
         """Tell whether a choice of the next token was guessed, and has KV already."""
         return self._row < len(self._draft) and self._draft[self._row] == token

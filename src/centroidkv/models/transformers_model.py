@@ -11,9 +11,12 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from centroidkv.config import Sampling
-from centroidkv.errors import ContextTooLong, UnsupportedModel
+from centroidkv.errors import ContextTooLong
 from centroidkv.models.arena import NOBODY, ArenaPool, Resident, kv_shape
 from centroidkv.models.batching import Batcher, Job
+from centroidkv.models.blend import Blender
+from centroidkv.models.blend_choice import SHARE, Recipe
+from centroidkv.models.blend_trial import problem_of
 from centroidkv.models.cut_check import require_cuttable
 from centroidkv.models.draft_model import DraftModel, ModelDrafter
 from centroidkv.models.drafting import Pace
@@ -23,6 +26,8 @@ from centroidkv.models.positions import rotary_of
 from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
 from centroidkv.models.steps import Steps
+from centroidkv.models.tokens import end_ids, require_fast
+from centroidkv.placement import BlendReport, PlacedPassage
 from centroidkv.rotary import Rotary
 from centroidkv.tool_calls import Tool, ToolFormat
 from centroidkv.types import Drafts, FloatArray, KVBlock, Message, Prompt, Token, valid_text
@@ -32,7 +37,7 @@ PREFILL_TOKENS = 2048
 # While other sequences are open, which wait for the forward to end.
 SHARED_PREFILL_TOKENS = 256
 
-__all__ = ["TransformersModel", "require_fast"]
+__all__ = ["TransformersModel"]
 
 
 class TransformersModel:
@@ -73,7 +78,7 @@ class TransformersModel:
         self.packing = Packing(model, self.shape, self._timed, most=max_batch)
         self.arenas = SharedArenas(ArenaPool(self.shape, budget_bytes=arena_budget_bytes))
         self.batcher = Batcher(self.packing.run_jobs, lambda: self.packing.most)
-        self._end_ids = _end_ids(model, tokenizer)
+        self._end_ids = end_ids(model, tokenizer)
 
     @property
     def fingerprint(self) -> str:
@@ -89,6 +94,20 @@ class TransformersModel:
     def rotary(self) -> Rotary | None:
         """How keys depend on their position, None where that is not understood."""
         return rotary_of(self.model, self.shape)
+
+    def blend_problem(self) -> str | None:
+        """Say why sequences of this model cannot `blend`, None if they can; tried once."""
+        return self._blend_trial
+
+    @cached_property
+    def _blend_trial(self) -> str | None:
+        return problem_of(self.model, self.shape, self.rotary)
+
+    @cached_property
+    def blender(self) -> Blender:
+        """What runs blended prefills. Asked for where there is no `blend_problem`."""
+        assert self.rotary is not None, "keys cannot be turned"
+        return Blender(self.model, self.rotary)
 
     # text and tokens
 
@@ -201,6 +220,7 @@ class _ArenaSequence:
         self._capacity = capacity
         self._wanted = wanted
         self._answer: list[int] = []
+        self._exact_tokens = capacity  # behind these, KV is what a blend made of it
         self._arena: SequenceKV | None = owner.open_kv(capacity, wanted, apart=apart)
         self._steps: Steps | None = None
 
@@ -231,14 +251,48 @@ class _ArenaSequence:
             self._owner.forward(token_ids[:most], self._open)
             token_ids = token_ids[most:]
             self._arenas.ready(self._open)
-        small = self._small_model(drafts) if drafts is not None else None
-        self._steps = Steps(self._owner, self._open, drafts, limit=self._capacity, small=small)
+        self._steps = self._new_steps(drafts)
         self._steps.begin(token_ids)
         self._arenas.ready(self._open, is_working=False)
 
     def score(self, token_ids: Sequence[int]) -> FloatArray:
         logits = self._owner.forward(token_ids, self._open, rows=len(token_ids))
         return logits.float().cpu().numpy()
+
+    def blend(
+        self,
+        token_ids: Sequence[int],
+        passages: Sequence[PlacedPassage],
+        *,
+        share: float | None = SHARE,
+        drafts: Drafts | None = None,
+    ) -> BlendReport:
+        """Do as `prefill`, but take the KV of `passages` and compute only a part of them again.
+
+        Args:
+            token_ids: The prompt's tokens behind what is there; those of no passage are computed.
+            passages: Ascending, at absolute positions among `token_ids`.
+            share: Of the passages' tokens, how many are computed again; None for as few as a
+                bound on the deviation allows.
+            drafts: See `prefill`.
+
+        Raises:
+            ValueError: The passages do not fit the tokens or each other.
+        """
+        exact = min((p.start for p in passages), default=self._capacity)
+        self._exact_tokens = min(self._exact_tokens, exact)
+        # Before anybody could borrow what is not the KV of the tokens alone.
+        self._arenas.lend_only(self._open, self._exact_tokens)
+        self._arenas.working(self._open)
+        done = self._owner.blender.run(self._open, token_ids, passages, Recipe(share))
+        self._steps = self._new_steps(drafts)
+        self._steps.follow(done.logits)
+        self._arenas.ready(self._open, is_working=False)
+        return done.report
+
+    def _new_steps(self, drafts: Drafts | None) -> Steps:
+        small = self._small_model(drafts) if drafts is not None else None
+        return Steps(self._owner, self._open, drafts, limit=self._capacity, small=small)
 
     def _small_model(self, drafts: Drafts) -> ModelDrafter | None:
         draft = self._owner.draft_model
@@ -274,6 +328,7 @@ class _ArenaSequence:
                 steps.take(token)
 
     def snapshot(self, start: int, stop: int) -> KVBlock:
+        assert stop <= self._exact_tokens, "blended KV is not to be kept as that of its tokens"
         return self._open.snapshot(start, stop)
 
     def truncate(self, num_tokens: int) -> None:
@@ -292,23 +347,4 @@ class _ArenaSequence:
         if not self._wanted.namespace:
             return NOBODY
         held = np.concatenate([self._wanted.token_ids, np.asarray(self._answer, np.int64)])
-        return Resident(self._wanted.namespace, held[:num_tokens])
-
-
-def require_fast(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that cannot tell where in a text its tokens stand.
-
-    Raises:
-        UnsupportedModel: It is a slow one.
-    """
-    if not tokenizer.is_fast:
-        raise UnsupportedModel(
-            f"{type(tokenizer).__name__} is a slow tokenizer; token positions are needed, so "
-            "load the fast one (use_fast=True)"
-        )
-
-
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
+        return Resident(self._wanted.namespace, held[: min(num_tokens, self._exact_tokens)])

@@ -1,0 +1,147 @@
+"""Some rows of a prompt run through a model's own layers, with the KV of all other rows in place.
+
+Owns what a layer sees: new keys and values are written over the arena's rows, and each row attends
+to everything before its own position, however scattered the rows are. A kernel's `causal=True`
+would take scattered rows for the last ones and let them see what comes after them, so masks are
+made from positions. Nothing is known here of why rows are run.
+"""
+
+from typing import Any
+
+import torch
+
+from centroidkv.models.arena import Arena
+from centroidkv.models.lending import SequenceKV
+from centroidkv.models.packed import UNKNOWN, NotPackable, attend_part, merge_part
+
+# Rows that attend together: fewer leave out more of what none of them may see.
+_GROUP = 64
+
+__all__ = ["Fresh", "Rows", "fresh_of"]
+
+
+class Fresh(Exception):
+    """The keys and values that a layer made of its rows, [1, kv_heads, rows, dim], no more run."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__("a layer's keys and values")
+        self.keys, self.values = keys, values
+
+
+class _Peek:
+    """A cache that takes the first keys and values it is given, and leaves."""
+
+    is_compileable = False
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> None:
+        raise Fresh(keys, values)
+
+    def get_seq_length(self, *_: Any) -> int:
+        return 0
+
+
+def fresh_of(layer: torch.nn.Module, hidden: torch.Tensor, **options: Any) -> Fresh:
+    """Compute the keys and values of a layer alone, by whatever norms and projections it has.
+
+    Raises:
+        NotPackable: The layer keeps no KV.
+    """
+    try:
+        layer(hidden, past_key_values=_Peek(), use_cache=True, **options)
+    except Fresh as fresh:
+        return fresh
+    raise NotPackable("a layer without KV of its own")
+
+
+class Rows:
+    """The rows of a prompt that a layer runs, and a cache as transformers wants one.
+
+    Args:
+        kv: The sequence's KV; room for all positions.
+        positions: Of the rows, ascending, [rows].
+
+    Attributes:
+        own: The arena that the rows are written to; its token 0 stands at position `origin`.
+        places: Of the rows in it, [rows].
+    """
+
+    is_compileable = False
+
+    def __init__(self, kv: SequenceKV, positions: torch.Tensor) -> None:
+        self._lender = None if isinstance(kv, Arena) else kv.lender
+        self.origin = 0 if isinstance(kv, Arena) else kv.lent
+        self.own = kv if isinstance(kv, Arena) else kv.tail
+        self.places = positions - self.origin
+        self._groups = self._in_groups()
+        self._masks: list[torch.Tensor | None] = []
+        self.num_attended = 0
+
+    def _in_groups(self) -> list[tuple[int, int, int]]:
+        """Return (start, stop, tokens): rows that attend together, and how far the last sees."""
+        starts = range(0, len(self.places), _GROUP)
+        ends = [min(start + _GROUP, len(self.places)) for start in starts]
+        held = self.places[torch.tensor(ends) - 1] + 1
+        return list(zip(starts, ends, held.tolist(), strict=True))
+
+    # what transformers asks of a cache
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the rows' new keys and values, [1, kv_heads, rows, dim], over the arena's."""
+        self.own.keys[layer].index_copy_(2, self.places, keys)
+        self.own.values[layer].index_copy_(2, self.places, values)
+        return keys, values
+
+    def get_seq_length(self, *_: Any) -> int:
+        return 0
+
+    # what the attention function does with it
+
+    def attend(
+        self, module: torch.nn.Module, query: torch.Tensor, **options: Any
+    ) -> tuple[torch.Tensor, None]:
+        """Attend for all rows; query [1, heads, rows, dim], result [1, rows, heads, dim].
+
+        Raises:
+            NotPackable: The layer does something that is not known here.
+        """
+        unknown = [n for n in UNKNOWN if options.get(n) is not None]
+        layer = getattr(module, "layer_idx", None)
+        if unknown or layer is None:
+            raise NotPackable(", ".join(unknown) or "a layer without a number")
+        self.num_attended += 1
+        keys, values = self.own.keys[layer], self.own.values[layer]
+        rows = self._by_kv_head(query, keys.shape[1])
+        scale = options.get("scaling")
+        parts = []
+        for number, (start, stop, held) in enumerate(self._groups):
+            mask = self._mask(number, rows.shape[2], keys.dtype)
+            part = attend_part(
+                rows[start:stop], keys[:, :, :held], values[:, :, :held], mask, scale
+            )
+            parts.append(part)
+        output = torch.cat([p for p, _ in parts])
+        if self._lender is not None:
+            total = torch.cat([s for _, s in parts])
+            keys = self._lender.keys[layer][:, :, : self.origin]
+            values = self._lender.values[layer][:, :, : self.origin]
+            merge_part(output, total, *attend_part(rows, keys, values, None, scale))
+        return output.reshape(1, query.shape[2], query.shape[1], -1), None
+
+    @staticmethod
+    def _by_kv_head(query: torch.Tensor, kv_heads: int) -> torch.Tensor:
+        """Return queries as [rows, kv_heads, groups, dim]."""
+        _, heads, num, dim = query.shape
+        return query[0].transpose(0, 1).reshape(num, kv_heads, heads // kv_heads, dim)
+
+    def _mask(self, number: int, groups: int, dtype: torch.dtype) -> torch.Tensor | None:
+        """Return what a group's rows see, [rows * groups, tokens]; the same in every layer."""
+        if number == len(self._masks):
+            start, stop, held = self._groups[number]
+            tokens = torch.arange(held, device=self.places.device)
+            is_later = tokens > self.places[start:stop, None]
+            mask = torch.zeros(is_later.shape, dtype=dtype, device=self.places.device)
+            mask.masked_fill_(is_later, float("-inf"))
+            self._masks.append(mask.repeat_interleave(groups, 0))
+        return self._masks[number]

@@ -1,0 +1,41 @@
+"""What is placed into a prompt when passages are blended: the words of `reuse="blend"`.
+
+Owns the values that the flow and the model exchange. Knows neither.
+"""
+
+from dataclasses import dataclass
+
+from centroidkv.types import KVBlock
+
+__all__ = ["BlendReport", "PlacedPassage"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlacedPassage:
+    """Where in a prompt a passage's stored KV belongs.
+
+    The tokens [start, stop) are absolute positions of the prompt; `block` has as many tokens, its
+    keys are free of positions.
+    """
+
+    start: int
+    stop: int
+    block: KVBlock
+
+
+@dataclass(frozen=True, slots=True)
+class BlendReport:
+    """What a blend did.
+
+    Attributes:
+        placed_tokens: Tokens that passages brought KV for.
+        again_tokens: Of these, how many were computed again, up to the last layer.
+        new_tokens: Tokens that no passage covered.
+        uncorrected: How far the placed KV of the other tokens was from the fresh at the check
+            layer, as a part of the fresh (both squared); None where nothing was compared.
+    """
+
+    placed_tokens: int
+    again_tokens: int
+    new_tokens: int
+    uncorrected: float | None = None
