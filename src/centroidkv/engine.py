@@ -22,6 +22,7 @@ from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.passage_prefill import PassageReport
+from centroidkv.pinning import Pins
 from centroidkv.plan_config import PlanConfig
 from centroidkv.policies import Policies
 from centroidkv.progress import no_progress, progress_bar
@@ -241,9 +242,8 @@ class Engine:
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model.
 
-        Pinned passages come first, in canonical order, then those of `found` that are not among
-        them. Nothing found is lost. Of all clusters, the one whose pins spare most of `found`
-        lends them, up to the last one that does (setting `pins_by`).
+        Pinned passages come first, in canonical order, then what else was found: nothing is lost.
+        Of all clusters, the one whose pins spare most of `found` lends them (`pins_by`).
         """
         return self._retrieving.compose(route, found)
 
@@ -296,6 +296,11 @@ class Engine:
 
     # care
 
+    @property
+    def pins(self) -> Pins:
+        """Clusters whose KV is not evicted: `pins.add(3)`, `pins.remove(3)`, `pins.all()`."""
+        return Pins(self.store, self.router)
+
     def stats(self) -> StoreStats:
         """Return counts, sizes and counters of the store."""
         self._require_open()
@@ -314,9 +319,9 @@ class Engine:
         return measure_levels(self.store, self.model, self.router.plan, prompts, **options)
 
     def flush(self) -> None:
-        """Wait until everything learnt so far is on disk."""
+        """Wait until everything learnt so far is on disk, and sent to the remote."""
         self._policies.flush()
-        self.store.writer.flush()
+        self.store.flush()
 
     @property
     def is_closed(self) -> bool:
@@ -330,10 +335,9 @@ class Engine:
         self._tenants.close(self)
         self._policies.close()
         self.store.finish()
-        self.router.close()
-        self._learner.close()
-        if self._answers is not None:
-            self._answers.close()
+        for part in (self.router, self._learner, self._answers):
+            if part is not None:
+                part.close()
         self.store.close()
 
     def __enter__(self) -> Self:
