@@ -10,7 +10,7 @@ from centroidkv.kv.levels.packing import PACKINGS, compressed, decompressed
 from centroidkv.kv.levels.port import Uncodable
 from centroidkv.types import FloatArray
 
-__all__ = ["Reader", "pack_numbers", "pack_rows", "unpack_numbers", "unpack_rows"]
+__all__ = ["Reader", "pack_numbers", "pack_rows", "sized", "unpack_numbers", "unpack_rows"]
 
 _REACHES = np.array([p.most for p in PACKINGS])
 # Up to here the mean of what was rounded to a number is kept, a better guess than the number.
@@ -49,14 +49,13 @@ def sized(raw: bytes) -> bytes:
     return len(raw).to_bytes(4, "little") + raw
 
 
-def pack_numbers(numbers: NDArray[np.int64]) -> bytes:
-    """Pack a flat array of numbers of two bytes.
+def pack_numbers(numbers: FloatArray) -> bytes:
+    """Pack a flat array of whole numbers, two bytes each before they are compressed.
 
     Raises:
         Uncodable: One of them is too large.
     """
-    if numbers.size and np.abs(numbers).max() > _REACHES[-1]:
-        raise Uncodable("numbers too far apart")
+    _require_reachable(numbers)
     return sized(compressed(PACKINGS[-1].pack(numbers)))
 
 
@@ -72,8 +71,7 @@ def pack_rows(exact: FloatArray) -> bytes:
     Raises:
         Uncodable: A number is too large, or is none.
     """
-    if not np.isfinite(exact).all() or np.abs(exact).max(initial=0) > _REACHES[-1]:
-        raise Uncodable("numbers too far apart")
+    _require_reachable(exact)
     numbers = np.rint(exact).astype(np.int64)
     sorts = np.searchsorted(_REACHES, np.abs(numbers).max(1, initial=0)).astype(np.uint8)
     parts = [sized(compressed(sorts.tobytes()))]
@@ -108,6 +106,11 @@ def unpack_rows(reader: Reader, num_rows: int, length: int) -> FloatArray:
         raw = decompressed(reader.sized(), packing.num_bytes(size))
         rows[mine] = packing.unpack(raw, size, levels).reshape(mine.size, length)
     return rows
+
+
+def _require_reachable(numbers: FloatArray) -> None:
+    if not np.isfinite(numbers).all() or np.abs(numbers).max(initial=0) > _REACHES[-1]:
+        raise Uncodable("numbers too far apart")
 
 
 def _means(numbers: NDArray[np.int64], exact: FloatArray, most: int) -> NDArray[np.float16]:

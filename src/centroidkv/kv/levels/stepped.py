@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from centroidkv.kv.levels.fields import Field
+from centroidkv.kv.levels.fields import KEYS, VALUES
 from centroidkv.kv.levels.port import MAX_TOKEN_VALUES, VALUES_PER_BYTE, CodedBlock, Uncodable
 from centroidkv.kv.levels.raw import shape_of
+from centroidkv.kv.levels.steps import key_steps, value_steps
 from centroidkv.rotary import Rotary, from_float32, to_float32
 from centroidkv.types import FloatArray, KVBlock
 
@@ -48,10 +49,11 @@ class SteppedLevel:
         if rotary is not None:
             keys = rotary.turn(np.ascontiguousarray(keys), -np.arange(block.num_tokens))
         apart = _sinks(values)
+        paired = rotary is not None
         parts: dict[str, NDArray[np.generic]] = {
             "apart": apart.astype(np.uint32),
-            "keys": _bytes(Field(self.key_step, by_channel=True).encode(keys, apart)),
-            "values": _bytes(Field(self.value_step, by_channel=False).encode(values, apart)),
+            "keys": _bytes(KEYS.encode(keys, apart, key_steps(keys, self.key_step, paired=paired))),
+            "values": _bytes(VALUES.encode(values, apart, value_steps(values, self.value_step))),
         }
         if rotary is not None:
             parts["frequencies"] = np.ascontiguousarray(rotary.frequencies, np.float32)
@@ -67,12 +69,8 @@ class SteppedLevel:
         apart = coded.parts["apart"].astype(np.intp)
         if apart.size > _MOST_SINKS or apart.max(initial=0) >= max(1, coded.key_shape[2]):
             raise ValueError("a token apart that is not there")
-        keys = Field(self.key_step, by_channel=True).decode(
-            coded.parts["keys"].data, coded.key_shape, apart
-        )
-        values = Field(self.value_step, by_channel=False).decode(
-            coded.parts["values"].data, coded.value_shape, apart
-        )
+        keys = KEYS.decode(coded.parts["keys"].data, coded.key_shape, apart)
+        values = VALUES.decode(coded.parts["values"].data, coded.value_shape, apart)
         if "frequencies" in coded.parts:
             keys = _rotary(coded).turn(keys, np.arange(coded.key_shape[2]))
         return KVBlock(
