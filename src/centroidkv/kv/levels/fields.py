@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from centroidkv.kv.levels.packing import compressed, decompressed
-from centroidkv.kv.levels.port import Shape, Uncodable
+from centroidkv.kv.levels.packing import compressed
+from centroidkv.kv.levels.port import Shape
 from centroidkv.kv.levels.rows import (
     Reader,
+    Rows,
     pack_numbers,
     pack_rows,
     sized,
@@ -23,7 +24,7 @@ from centroidkv.kv.levels.rows import (
 from centroidkv.kv.levels.steps import Steps
 from centroidkv.types import FloatArray
 
-__all__ = ["KEYS", "VALUES", "Field"]
+__all__ = ["KEYS", "VALUES", "Field", "OpenField"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,10 @@ class Field:
         """Code a field; the tokens `apart` are kept for themselves.
 
         Raises:
-            Uncodable: It holds numbers too large, or none.
+            Uncodable: It holds numbers too far apart.
         """
         rest = np.delete(field, apart, axis=2)
         halves = field[:, :, apart].astype(np.float16)
-        if not np.isfinite(halves).all():
-            raise Uncodable("not a number of half precision")
         sizes = steps.sizes
         means = rest.mean(2, keepdims=True) if rest.shape[2] else np.zeros_like(field[:, :, :1])
         means = np.rint(means / sizes)
@@ -53,8 +52,8 @@ class Field:
             pack_rows(self._rows(rest / sizes - means)),
         ))  # fmt: skip
 
-    def decode(self, raw: memoryview, shape: Shape, apart: NDArray[np.intp]) -> FloatArray:
-        """Return a coded field of that shape.
+    def open(self, raw: memoryview, shape: Shape, apart: NDArray[np.intp]) -> "OpenField":
+        """Read a coded field of that shape, without putting it together.
 
         Raises:
             ValueError: The bytes are not those of such a field.
@@ -64,36 +63,65 @@ class Field:
         sizes = self._steps(reader, shape).sizes
         sinks = (layers, heads, len(apart), dim)
         halves = np.frombuffer(reader.take(2 * int(np.prod(sinks))), np.float16).reshape(sinks)
+        if not np.isfinite(halves).all():
+            raise ValueError("a token apart that is no number")
         means = unpack_numbers(reader, layers * heads * dim).reshape(layers, heads, 1, dim)
-        rest = self._from_rows(reader, (layers, heads, tokens - len(apart), dim))
+        tokens -= len(apart)
+        num_rows, length = (dim, tokens) if self.by_channel else (tokens, dim)
+        rows = unpack_rows(reader, layers * heads * num_rows, length)
         reader.end()
-        rest += means
-        rest *= sizes
-        if not len(apart):
-            return rest
-        field = np.empty(shape, np.float32)
-        field[:, :, np.delete(np.arange(tokens), apart)] = rest
-        field[:, :, apart] = halves
-        return field
+        rest = np.delete(np.arange(shape[2]), apart)
+        return OpenField(self, shape, sizes, means, rows, (apart, halves, rest))
 
     def _steps(self, reader: Reader, shape: Shape) -> Steps:
         layers, heads, _, dim = shape
         own = (layers, heads, 1, dim) if self.by_channel else (layers, 1, 1, 1)
         unit = np.frombuffer(reader.take(4), np.float32)[0]
-        halves = np.frombuffer(decompressed(reader.sized(), int(np.prod(own))), np.int8)
-        return Steps(unit, halves.reshape(own))
+        halves = np.frombuffer(reader.unpacked(int(np.prod(own))), np.int8)
+        return Steps.checked(unit, halves.reshape(own))
 
     def _rows(self, field: FloatArray) -> FloatArray:
         if self.by_channel:
             field = field.swapaxes(2, 3)
         return np.ascontiguousarray(field).reshape(-1, field.shape[3])
 
-    def _from_rows(self, reader: Reader, shape: Shape) -> FloatArray:
-        layers, heads, tokens, dim = shape
-        if not self.by_channel:
-            return unpack_rows(reader, layers * heads * tokens, dim).reshape(shape)
-        rows = unpack_rows(reader, layers * heads * dim, tokens)
-        return np.ascontiguousarray(rows.reshape(layers, heads, dim, tokens).swapaxes(2, 3))
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenField:
+    """A coded field that is put together a few layers at a time.
+
+    `kept` are the tokens apart, their numbers, and the other tokens.
+    """
+
+    field: Field
+    shape: Shape
+    sizes: FloatArray
+    means: FloatArray
+    rows: Rows
+    kept: tuple[NDArray[np.intp], NDArray[np.float16], NDArray[np.intp]]
+
+    def layers(self, start: int, stop: int) -> FloatArray:
+        """Return the layers [start, stop), shape [stop - start, kv_heads, tokens, dim]."""
+        apart, halves, others = self.kept
+        _, heads, tokens, dim = self.shape
+        rest = self._rows(start, stop, len(others))
+        rest += self.means[start:stop]
+        rest *= self.sizes[start:stop]
+        if not len(apart):
+            return rest
+        found = np.empty((stop - start, heads, tokens, dim), np.float32)
+        found[:, :, others] = rest
+        found[:, :, apart] = halves[start:stop]
+        return found
+
+    def _rows(self, start: int, stop: int, tokens: int) -> FloatArray:
+        _, heads, _, dim = self.shape
+        if not self.field.by_channel:
+            each = heads * tokens
+            return self.rows.part(start * each, stop * each).reshape(-1, heads, tokens, dim)
+        each = heads * dim
+        rows = self.rows.part(start * each, stop * each)
+        return np.ascontiguousarray(rows.reshape(-1, heads, dim, tokens).swapaxes(2, 3))
 
 
 KEYS, VALUES = Field(by_channel=True), Field(by_channel=False)

@@ -25,7 +25,7 @@ _FINER = 0.75  # power of a channel pair's size by which its step is smaller
 _FLATTER = 0.5  # power of a layer's size by which the step of its values is larger
 _DEEPER = 1.0  # octaves between the steps of the first layer's values and those of the last
 _PER_OCTAVE = 2
-_MOST_OCTAVES = 5
+_MOST_HALVES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,17 @@ class Steps:
 
     unit: np.float32
     halves: NDArray[np.int8]
+
+    @classmethod
+    def checked(cls, unit: np.float32, halves: NDArray[np.int8]) -> "Steps":
+        """Return steps as a file names them.
+
+        Raises:
+            ValueError: They are none that this module gives.
+        """
+        if not 1e-30 < unit < 1e30 or np.abs(halves.astype(np.int16)).max(initial=0) > _MOST_HALVES:
+            raise ValueError("steps that cannot be")
+        return cls(unit, halves)
 
     @property
     def sizes(self) -> FloatArray:
@@ -58,7 +69,7 @@ def key_steps(keys: FloatArray, step: float, *, paired: bool) -> Steps:
 
 
 def value_steps(values: FloatArray, step: float) -> Steps:
-    """Return the steps of values, shape [layers, 1, 1, 1]; `step` is a part of the typical value."""
+    """Return the steps of values, [layers, 1, 1, 1]; `step` is a part of the typical value."""
     layers, _, tokens, _ = values.shape
     power = np.square(values, dtype=np.float64).mean((1, 3)) if tokens else np.zeros((layers, 1))
     power = np.median(power, axis=1)[:, None, None, None]
@@ -75,13 +86,12 @@ def _typical(power: NDArray[np.float64]) -> float:
 
 def _octaves(power: NDArray[np.float64], typical: float) -> NDArray[np.float64]:
     """Return by how many octaves of power something is above the typical."""
-    tiny = typical**2 * 2.0 ** (-4 * _MOST_OCTAVES)
+    tiny = typical**2 * 2.0**-40
     return np.log2(np.maximum(power, tiny) / typical**2)
 
 
 def _rounded(unit: float, octaves: NDArray[np.float64]) -> Steps:
-    most = _MOST_OCTAVES * _PER_OCTAVE
-    halves = np.clip(np.rint(octaves * _PER_OCTAVE), -most, most).astype(np.int8)
+    halves = np.clip(np.rint(octaves * _PER_OCTAVE), -_MOST_HALVES, _MOST_HALVES).astype(np.int8)
     if not 1e-30 < unit < 1e30:
         raise Uncodable("numbers too large or too small")
     return Steps(np.float32(unit), halves)
