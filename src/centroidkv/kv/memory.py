@@ -43,6 +43,11 @@ class MemoryBlocks:
             self._entries.move_to_end(block)
             return entry.block
 
+    def peek(self, block: str) -> KVBlock | None:
+        """Return a block without counting that as a use."""
+        entry = self._entries.get(block)
+        return entry.block if entry else None
+
     def piece(self, block: str) -> Piece | None:
         """Return a block with its place in its sequence."""
         with self._lock:
