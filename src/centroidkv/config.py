@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, Self, TypedDict
 
+from centroidkv.remote_settings import RemoteSettings
 from centroidkv.settings import Settings, is_count, is_date, is_number, require
 from centroidkv.types import Reuse
 
@@ -110,6 +111,11 @@ class EngineConfig(Settings):
     more wait for them to end, and one beyond these is refused with `QueueFull`. With
     `max_running=1` requests take turns, and each holds its prefix for itself.
 
+    `eviction` says which blocks leave first when a budget is reached: those least recently used
+    (`lru`), least often (`lfu`), or least worth for what computing them again would cost (`cost`).
+    `remote` is a third tier behind memory and disk, shared with other machines: a URL or the
+    fields of `RemoteSettings`.
+
     `kv_precision` is how exactly KV is kept: `raw`, or a level such as `q8` that the model's codec
     report approves, or several joined by `+`, finest first. KV of one is never found by another.
     """
@@ -142,6 +148,8 @@ class EngineConfig(Settings):
     repeat_best: bool = False
     max_running: int = 16
     max_waiting: int = 64
+    eviction: str = "lru"
+    remote: str | Mapping[str, Any] | RemoteSettings | None = None
     kv_precision: str = "raw"
 
     @classmethod
@@ -190,6 +198,14 @@ class EngineConfig(Settings):
         self._check_drafts()
         self._check_pins()
         self._check_loading()
+
+    def _check_tiers(self) -> None:
+        require(
+            self.eviction in ("lru", "lfu", "cost"),
+            f"eviction must be 'lru', 'lfu' or 'cost', not {self.eviction!r}",
+        )
+        if self.remote is not None:
+            object.__setattr__(self, "remote", RemoteSettings.given(self.remote))
 
     def _check_drafts(self) -> None:
         require(
@@ -247,6 +263,7 @@ class EngineConfig(Settings):
             f"quantization must be 'int8', one of transformers' quantisation configs or a dict of "
             f"its fields, not {known!r}",
         )
+        self._check_tiers()
         self._check_precision()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from centroidkv.learning import Learner
 from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
+from centroidkv.pinning import Pins
 from centroidkv.plan_config import PlanConfig
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
@@ -109,9 +110,8 @@ class Engine:
     def for_tenant(self, tenant: str) -> "Engine":
         """Return the engine of another tenant over the same store, model and budgets.
 
-        Nothing that one tenant stored is found for another: neither KV nor plans, questions or
-        answers. The name must come from the server that knows who asks, never from the prompt.
-        It lives as long as this engine; asking again gives the same one.
+        Nothing that one tenant stored is found for another. The name must come from the server
+        that knows who asks, never from the prompt. Asking again gives the same engine.
 
         Raises:
             ConfigError: The tenant is not a string.
@@ -179,10 +179,9 @@ class Engine:
     def calibrate(self, pairs: Pairs, *, past_pairs: Pairs = ()) -> list[Bound]:
         """Learn from labelled pairs when another question's answer may be served.
 
-        What `max_error` needs; kept in the store, for this embedder and tenant. Takes a CSV file
-        (question_a, question_b, same_answer) or its rows; returns what the labels support at 1,
-        2 and 5 %, each a sentence as a string. With `past_pairs`, labelled pairs of past questions,
-        the score also looks at the past questions around a pair, and serves more.
+        What `max_error` needs; kept in the store. Takes a CSV file (question_a, question_b,
+        same_answer) or its rows; returns what the labels support at 1, 2 and 5 %, in sentences.
+        With `past_pairs`, labelled ones of past questions, the score also looks around a pair.
 
         Raises:
             ConfigError: The pairs cannot be used; the message names the line and the remedy.
@@ -227,8 +226,7 @@ class Engine:
     def route(self, question: str, *, domain: str | None = None) -> Route:
         """Send a question to its cluster, and start loading the cluster's KV.
 
-        With a `domain` only clusters of that domain are looked at; one that the plan does not
-        know admits nothing.
+        With a `domain` only its clusters are looked at; one that no plan knows admits nothing.
 
         Raises:
             ConfigError: Question or domain is not a text, or the engine is closed.
@@ -240,9 +238,8 @@ class Engine:
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model.
 
-        Pinned passages come first, in canonical order, then those of `found` that are not among
-        them. Nothing found is lost. Of all clusters, the one whose pins spare most of `found`
-        lends them, up to the last one that does (setting `pins_by`).
+        Pinned passages come first, in canonical order, then what else was found: nothing is lost.
+        Of all clusters, the one whose pins spare most of `found` lends them (`pins_by`).
         """
         return self._retrieving.compose(route, found)
 
@@ -297,6 +294,11 @@ class Engine:
 
     # care
 
+    @property
+    def pins(self) -> Pins:
+        """Clusters whose KV is not evicted: `pins.add(3)`, `pins.remove(3)`, `pins.all()`."""
+        return Pins(self.store, self.router)
+
     def stats(self) -> StoreStats:
         """Return counts, sizes and counters of the store."""
         self._require_open()
@@ -315,8 +317,8 @@ class Engine:
         return measure_levels(self.store, self.model, self.router.plan, prompts, **options)
 
     def flush(self) -> None:
-        """Wait until everything learnt so far is on disk."""
-        self.store.writer.flush()
+        """Wait until everything learnt so far is on disk, and sent to the remote."""
+        self.store.flush()
 
     @property
     def is_closed(self) -> bool:
@@ -329,11 +331,9 @@ class Engine:
         self._is_closed = True
         self._tenants.close(self)
         self.store.finish()
-        self.router.close()
-        self._learner.close()
-        self._representatives.close()
-        if self._answers is not None:
-            self._answers.close()
+        for part in (self.router, self._learner, self._representatives, self._answers):
+            if part is not None:
+                part.close()
         self.store.close()
 
     def __enter__(self) -> Self:

@@ -256,7 +256,7 @@ class Usage:
     cluster: int | None = None
     domain: str | None = None
     distance: float | None = None
-    tier: Literal["memory", "disk", "none"] = "none"
+    tier: Literal["memory", "disk", "remote", "none"] = "none"
     approximate: bool = False
     representative: str | None = None
     error_bound: float | None = None
