@@ -187,6 +187,7 @@ def _open(options: argparse.Namespace, *, create: bool = True) -> Engine:
         model=options.model,
         embedder=options.embedder,
         disk_budget_bytes=int(options.disk_budget_gb * (1 << 30)),
+        kv_precision=options.kv_precision,
     )
 
 
@@ -287,3 +288,4 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
     command.add_argument("--embedder", default=DEFAULT_EMBEDDER, help="default: %(default)s")
     command.add_argument("--disk-budget-gb", type=float, default=20.0)
+    command.add_argument("--kv-precision", default="raw", help="level; default: %(default)s")

@@ -106,9 +106,8 @@ class Engine:
     def for_tenant(self, tenant: str) -> "Engine":
         """Return the engine of another tenant over the same store, model and budgets.
 
-        Nothing that one tenant stored is found for another: neither KV nor plans, questions or
-        answers. The name must come from the server that knows who asks, never from the prompt.
-        It lives as long as this engine; asking again gives the same one.
+        Nothing that one tenant stored is found for another. The name must come from the server
+        that knows who asks, never from the prompt. Asking again gives the same engine.
 
         Raises:
             ConfigError: The tenant is not a string.
@@ -229,8 +228,7 @@ class Engine:
     def route(self, question: str, *, domain: str | None = None) -> Route:
         """Send a question to its cluster, and start loading the cluster's KV.
 
-        With a `domain` only clusters of that domain are looked at; one that the plan does not
-        know admits nothing.
+        With a `domain` only its clusters are looked at; one that no plan knows admits nothing.
 
         Raises:
             ConfigError: Question or domain is not a text, or the engine is closed.

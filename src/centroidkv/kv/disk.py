@@ -204,13 +204,13 @@ class DiskBlocks:
                 superseded = child
         return block_id(parent, token_ids), superseded
 
-    def is_lossy(self, block: str) -> bool:
-        """Tell whether a block is here, in a namespace whose KV is kept at a coded level."""
-        row = self.manifest.get(block)
-        return row is not None and self.coders.get(row.namespace, RAW) is not RAW
-
     def _coder(self, parent: str) -> BlockCoder:
         return self.coders.get(self._namespace_of(parent), RAW)
+
+    def is_lossy(self, block: str) -> bool:
+        """Tell whether a block is here, at a coded level."""
+        row = self.manifest.get(block)
+        return row is not None and row.level != RAW.level
 
     def _namespace_of(self, parent: str) -> str:
         row = self.manifest.get(parent)

@@ -193,9 +193,9 @@ class TieredBlocks:
         last: str | None = None
         for piece in [*self._missing_before(pieces), *pieces]:
             last = self.disk.put(piece.parent, piece.token_ids, piece.block)
-            self._settle(piece)
             if self.uploads is not None and last is not None:
                 self.uploads.send(last, piece.block)
+            self._settle(piece)
         return last
 
     def _settle(self, piece: Piece) -> None:
