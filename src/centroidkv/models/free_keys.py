@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from centroidkv.models.arena import Arena
+from centroidkv.models.layer_memory import write_bits
 from centroidkv.rotary import Rotary, from_float32, to_float32
 from centroidkv.types import KVBlock
 
@@ -54,12 +55,13 @@ class Turn:
     def apply(self, keys: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
         """Turn keys, [kv_heads, tokens or 1, key_dim]; they pair the halves of a head.
 
-        `out` has the tokens of the turn.
+        `out` has the tokens of the turn, and may be `keys` itself.
         """
         first, second = keys.chunk(2, -1)
         half = first.shape[-1]
-        out[..., :half].copy_((first * self.cos).addcmul_(second, self.sin, value=-1))
+        turned = (first * self.cos).addcmul_(second, self.sin, value=-1)
         out[..., half:].copy_((second * self.cos).addcmul_(first, self.sin))
+        out[..., :half].copy_(turned)
         return out
 
 
@@ -116,6 +118,6 @@ class Placement:
         for block, span, turn in zip(self._blocks, self.spans, self.turns(layer), strict=True):
             keys = self.arena.keys[layer, 0, :, slice(*span)]
             values = self.arena.values[layer, 0, :, slice(*span)]
-            free = torch.from_numpy(block.keys[layer]).view(keys.dtype)
-            turn.apply(free.to(keys.device, torch.float32), out=keys)
-            values.copy_(torch.from_numpy(block.values[layer]).view(values.dtype))
+            write_bits(keys, block.keys[layer])
+            write_bits(values, block.values[layer])
+            turn.apply(keys.float(), out=keys)

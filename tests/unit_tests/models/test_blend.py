@@ -41,7 +41,10 @@ def passage_kv(model: TransformersModel, passage: list[int]) -> KVBlock:
     block = sequence.snapshot(len(HEAD), sequence.num_tokens)
     sequence.close()
     assert model.rotary is not None
-    return free_block(block, model.rotary, len(HEAD))
+    free = free_block(block, model.rotary, len(HEAD))
+    for array in (free.keys, free.values):
+        array.flags.writeable = False  # as it comes from a file
+    return free
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def dense(
             for p in passages:
                 turned = turned_block(p.block, model.rotary, np.arange(p.start, p.stop))
                 all_keys[0, :, p.start : p.stop] = torch.from_numpy(turned.keys[number])
-                all_values[0, :, p.start : p.stop] = torch.from_numpy(turned.values[number])
+                all_values[0, :, p.start : p.stop] = torch.from_numpy(turned.values[number].copy())
             all_keys[:, :, rows], all_values[:, :, rows] = keys, values
         if number == 1:  # the check layer
             is_kept = torch.ones(len(PROMPT), dtype=torch.bool)
