@@ -4,7 +4,7 @@ import bisect
 import heapq
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from centroidkv.kv.blocks import Piece, block_id, pack, unpack
 from centroidkv.kv.policies import Standing, order_of, worth
