@@ -16,7 +16,17 @@ CARD, WIRE, LOAN = PASSAGES["card"], PASSAGES["wire"], PASSAGES["loan"]
 SYSTEM = "From the context."
 ASKED = "how do I block a lost card"
 
-__all__ = ["ASKED", "CARD", "LOAN", "SYSTEM", "WIRE", "ask_about", "blending_model", "learn", "plain"]
+__all__ = [
+    "ASKED",
+    "CARD",
+    "LOAN",
+    "SYSTEM",
+    "WIRE",
+    "ask_about",
+    "blending_model",
+    "learn",
+    "plain",
+]
 
 
 def blending_model(tokenizer: PreTrainedTokenizerFast) -> TransformersModel:
