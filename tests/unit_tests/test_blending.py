@@ -289,5 +289,5 @@ def test_prefilling_says_what_it_could_not_do(blending) -> None:
     ],
 )
 def test_settings_are_checked(open_engine, settings) -> None:
-    with pytest.raises(ConfigError, match="blend|marker"):
+    with pytest.raises(ConfigError, match=r"blend|marker"):
         open_engine(**settings)
