@@ -1,4 +1,4 @@
-"""What `reuse="blend"` finds: passages of unseen questions, answers of many users, and their quality.
+"""What `reuse="blend"` finds for unseen questions, what many users gain, and what answers lose.
 
     python benchmarks/passages.py --part share [--data ../shared/data] [--cache FOLDER]
     python benchmarks/passages.py --part users
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
-
+from passages_quality import quality
 from passages_share import share
+from passages_users import users
 
-
-PARTS = {"share": share}
+PARTS = {"share": share, "users": users, "quality": quality}
 
 
 def main() -> None:

@@ -79,5 +79,3 @@ def _units(
     prompt = Prompt(text, tuple(encoded.ids), tuple(int(start) for start, _ in encoded.offsets))
     spans = locate(prompt, texts, question="").spans
     return len(prompt), [prompt.token_ids[s.start : s.stop] for s in spans]
-
-

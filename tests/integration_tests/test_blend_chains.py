@@ -106,9 +106,7 @@ def test_a_llama_index_query_engine_blends(engine: Engine) -> None:
         assert answer
     # The first prompt shows that there is a head, the second which; from then on passages are hits.
     assert usages == [0, 0, 1, 1]
-    pairs = [
-        [str(query_engine(**o).query(QUESTIONS[0])).split() for o in ({}, {"reuse": "off"})]
-    ]
+    pairs = [[str(query_engine(**o).query(QUESTIONS[0])).split() for o in ({}, {"reuse": "off"})]]
     assert agreed(pairs, "LlamaIndex") >= 0
 
 
