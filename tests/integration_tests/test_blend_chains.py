@@ -1,5 +1,6 @@
 """Chains of both frameworks with nothing set but `reuse="blend"`, on the bundled models."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -111,8 +112,8 @@ def test_a_llama_index_query_engine_blends(engine: Engine) -> None:
 
 
 def agreed(pairs: Sequence[Sequence[Sequence[Any]]], name: str) -> float:
-    """Print and return the share of places at which blended and computed answers are alike."""
+    """Return the share of places at which blended and computed answers are alike, and show it."""
     same = [a == b for one, other in pairs for a, b in zip(one, other, strict=False)]
     share = sum(same) / len(same) if same else 0.0
-    print(f"{name}: {share:.2f} of {len(same)} places as in full prefills")
+    sys.stdout.write(f"{name}: {share:.2f} of {len(same)} places as in full prefills\n")
     return share
