@@ -114,6 +114,9 @@ class EngineConfig(Settings):
     takes as many as it needs. `passage_marker` is a text that stands before each passage and
     behind the last one, for prompts without a retriever wrapper. `blend_learns` computes passages
     that were not seen before behind the answer, so that the next prompt finds them.
+
+    `kv_precision` is how exactly KV is kept: `raw`, or a level such as `q8` that the model's codec
+    report approves, or several joined by `+`, finest first. KV of one is never found by another.
     """
 
     memory_budget_bytes: int = GIB
@@ -147,6 +150,7 @@ class EngineConfig(Settings):
     blend_share: float | Literal["auto"] = 0.15
     passage_marker: str | None = None
     blend_learns: bool = True
+    kv_precision: str = "raw"
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -205,6 +209,18 @@ class EngineConfig(Settings):
             "draft_model guesses tokens, which bitwise=True leaves out; leave one of them out",
         )
 
+    def _check_precision(self) -> None:
+        require(
+            isinstance(self.kv_precision, str) and all(self.kv_precision.split("+")),
+            "kv_precision must be a level such as 'q8', or several joined by +, finest first, "
+            f"not {self.kv_precision!r}",
+        )
+        require(
+            not self.bitwise or self.kv_precision == "raw",
+            f"bitwise=True needs KV as it was computed, which kv_precision={self.kv_precision!r} "
+            "does not keep; leave one of them out",
+        )
+
     def _check_queue(self) -> None:
         for name, least in (("max_running", 1), ("max_waiting", 0)):
             value = getattr(self, name)
@@ -255,6 +271,7 @@ class EngineConfig(Settings):
             f"its fields, not {known!r}",
         )
         self._check_blend()
+        self._check_precision()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""

@@ -12,11 +12,13 @@ from typing import Any, Self, Unpack
 from centroidkv.answers import AnswerStore
 from centroidkv.build import Builder, BuildReport
 from centroidkv.calibrating import Pairs
+from centroidkv.codec_report import CodecReport
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
 from centroidkv.gathering import gather
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
+from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.passage_prefill import PassageReport
@@ -37,7 +39,7 @@ from centroidkv.routing.risk import Bound
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
 from centroidkv.tenants import Tenants
-from centroidkv.types import Chunk, Completion, Message, Passage, Route, valid_text
+from centroidkv.types import Chunk, Completion, Message, Passage, Route
 from centroidkv.upkeep import Upkeep
 from centroidkv.versions import Versions
 from centroidkv.warm import Warmer, WarmReport
@@ -60,8 +62,7 @@ class Engine:
         self._plan_namespace = namespace_id("plan", embedder.fingerprint, self.config.tenant)
         self._records = RecordRing(self.config.max_records)
         self.versions = Versions(store, self._plan_namespace, self.router)
-        namespace = namespace_id("kv", model.fingerprint, self.config.tenant)
-        self._learner = Learner(store, self.router, model, self.versions, namespace=namespace)
+        self._learner = Learner(store, self.router, model, self.versions)
         self._retrieving = Retrieving(store, self.router, self._records, self._learner.namespace)
         self._policies = Policies(model, self._records, self._learner)
         self._answers: AnswerStore | None = None
@@ -69,8 +70,7 @@ class Engine:
         self._is_closed = False
         for problem in self.versions.load():
             self._learner.fault("damaged_plans", problem)
-        if self.config.preset == "cag":
-            self._retrieving.preload()
+        self._retrieving.preload()
 
     @classmethod
     def open(
@@ -151,8 +151,7 @@ class Engine:
         """
         self._require_open()
         self.store.require_writable("build a plan")
-        named = self.config.plan_settings(self.model.context_tokens)
-        config = PlanConfig.of({**named, **settings})
+        config = PlanConfig.of({**self.config.plan_settings(self.model.context_tokens), **settings})
         asked = gather(questions, domains, chat_log, redact, self.router.embedder)
         builder = Builder(self.router, self.model, self._learner)
         progress = progress_bar() if show_progress else no_progress
@@ -236,11 +235,8 @@ class Engine:
             ConfigError: Question or domain is not a text, or the engine is closed.
         """
         self._require_open()
-        for name, text in (("question", question), ("domain", "" if domain is None else domain)):
-            if not isinstance(text, str):
-                raise ConfigError(f"{name} must be a text, not {text!r}")
         self.versions.look()
-        return self._retrieving.route(valid_text(question), domain)
+        return self._retrieving.route(question, domain)
 
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model.
@@ -311,6 +307,11 @@ class Engine:
         self._require_open()
         self.flush()
         return check_store(self.store, repair=repair, router=self.router)
+
+    def codec_report(self, prompts: Any = None, **options: Any) -> CodecReport:
+        """Measure what each KV level costs this model; keep and return it. See `measure_levels`."""
+        self._require_open()
+        return measure_levels(self.store, self.model, self.router.plan, prompts, **options)
 
     def flush(self) -> None:
         """Wait until everything learnt so far is on disk."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from centroidkv.approval import open_namespace
 from centroidkv.domain_budgets import DomainBudgets
 from centroidkv.drafts import DraftStore
 from centroidkv.figures import FigureFile
@@ -58,15 +59,14 @@ class Learner:
         router: Router,
         model: CausalModel,
         versions: Versions,
-        *,
-        namespace: str,
     ) -> None:
-        self.namespace = namespace
+        self.namespace = open_namespace(store, model)
+        self.kv_precision = store.precisions[model.fingerprint].name
         self.versions = versions
         self.store = store
         self.router = router
         self._model = model
-        self._budgets = DomainBudgets(store.blocks.disk.manifest, namespace)
+        self._budgets = DomainBudgets(store.blocks.disk.manifest, self.namespace)
         self.history: History | None = None
         self._figures: FigureFile | None = None
         self._drafts: DraftStore | None = None
@@ -77,7 +77,7 @@ class Learner:
             self._figures = FigureFile(store.path, quarantine=quarantine)
             if store.config.drafts and model.grid_tokens == 1:
                 path = store.path / "drafts.sqlite"
-                self._drafts = DraftStore(path, namespace, quarantine=quarantine)
+                self._drafts = DraftStore(path, self.namespace, quarantine=quarantine)
 
     def close(self) -> None:
         for file in (self.history, self._figures, self._drafts):

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from centroidkv.codec_report import CodecReport, read_reports
 from centroidkv.errors import CacheError
 from centroidkv.figures import Figures, read_figures
 from centroidkv.files import set_aside
@@ -40,6 +41,7 @@ class StoreStats:
     dropped_writes: int
     counters: dict[str, int]
     figures: tuple[Figures, ...] = ()
+    codec_reports: tuple[CodecReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def store_stats(store: Store) -> StoreStats:
         dropped_writes=store.writer.num_dropped,
         counters=counters,
         figures=tuple(read_figures(store.path)),
+        codec_reports=tuple(read_reports(store.path)),
     )
 
 

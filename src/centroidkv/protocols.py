@@ -22,6 +22,7 @@ __all__ = [
     "Progress",
     "Retrieve",
     "RunningSequence",
+    "ScoringSequence",
 ]
 
 Retrieve: TypeAlias = Callable[[str], Sequence[Passage]]
@@ -114,7 +115,14 @@ class RunningSequence(Protocol):
         """Give the memory back; the sequence cannot be used afterwards."""
 
 
-class BlendingSequence(RunningSequence, Protocol):
+class ScoringSequence(RunningSequence, Protocol):
+    """A running sequence that also tells what it thinks of tokens: for measuring, not answering."""
+
+    def score(self, token_ids: Sequence[int]) -> FloatArray:
+        """Run tokens behind what is there; return the logits after each, [tokens, vocabulary]."""
+
+
+class BlendingSequence(ScoringSequence, Protocol):
     """A running sequence that can also place passages computed elsewhere."""
 
     def blend(

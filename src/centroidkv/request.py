@@ -116,6 +116,7 @@ class Run:
     match: Match = field(default_factory=lambda: Match(()))
     reused: int = 0
     tier: Literal["memory", "disk", "none"] = "none"
+    kv_precision: str = "raw"
     problem: Reason | None = None
     miss_reason: Reason | None = None
     learns: bool = True

@@ -12,6 +12,7 @@
     history.sqlite      questions seen
     drafts.sqlite       answers that later ones are guessed from
     answers.sqlite      answers kept by an answer cache
+    codec-reports/*.json    what each KV level costs, one file per model
     chroma/             centroid index, made from the plan
     chroma.digest       what chroma/ held when it was closed
     chroma.lock         held by the process that has chroma/ open
@@ -37,6 +38,7 @@ from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.kv.write_behind import WriteBehind
+from centroidkv.precision import Precision
 from centroidkv.prefetching import Prefetcher
 from centroidkv.protocols import CentroidIndex
 from centroidkv.queueing import RequestQueue
@@ -72,6 +74,7 @@ class Store:
         self.prefetcher = Prefetcher(self.blocks)
         self.requests = RequestQueue(max_running=config.max_running, max_waiting=config.max_waiting)
         self._centroids = _EmbeddedCentroids(path)
+        self.precisions: dict[str, Precision] = {}  # by model; see `approval.settled_precision`
         self.is_owner = True
 
     @classmethod

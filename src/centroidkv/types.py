@@ -48,7 +48,7 @@ Reason = Literal[
     "prefix_differs",  # only a part of an earlier prompt was identical
     "head_only",  # nothing but the text before the first passage was identical
     "empty_store",  # the store holds no KV for this model and tenant
-    "other_model",  # the store holds KV, but of another model or tenant
+    "other_model",  # the store holds KV, but of another model, tenant or KV precision
     "cluster_not_filled",  # admitted, but the cluster had no KV yet
     "not_admitted",  # the question lies outside every cluster's radius
     "no_route",  # no retriever wrapper told which cluster the question belongs to
@@ -242,9 +242,10 @@ class Usage:
     the calibrated limit of how often it is wrong, None where that is unknown. `domain` is that of
     the cluster, or that which was given where no cluster admitted the question, and `plan` the
     plan version that routed it, None where none did. Of the answer, `drafted_tokens` were guessed
-    right and cost no step of their own. With `reuse="blend"`, the KV of `blended_tokens` came from
-    passages computed in other prompts, `recomputed_tokens` of these were computed again, and
-    `blend_problem` says why it was not more.
+    right and cost no step of their own. `kv_precision` is `raw`, or the level that reused KV may
+    have been kept at. With `reuse="blend"`, the KV of `blended_tokens`
+    came from passages computed in other prompts, `recomputed_tokens` of these were computed again,
+    and `blend_problem` says why it was not more.
     """
 
     outcome: Outcome
@@ -264,6 +265,7 @@ class Usage:
     representative: str | None = None
     error_bound: float | None = None
     plan: str | None = None
+    kv_precision: str = "raw"
     blended_tokens: int = 0
     recomputed_tokens: int = 0
     blend_problem: BlendProblem | None = None

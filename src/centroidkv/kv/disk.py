@@ -12,7 +12,7 @@ from pathlib import Path
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
 from centroidkv.files import set_aside
 from centroidkv.kv.blocks import block_id, is_root
-from centroidkv.kv.codec import StoredBlock, load_block, save_block
+from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_block
 from centroidkv.kv.eviction import Leases, leaves_to_evict
 from centroidkv.kv.manifest import BlockRow, Manifest
 from centroidkv.types import KVBlock, common_prefix
@@ -25,10 +25,14 @@ __all__ = ["DiskBlocks"]
 class DiskBlocks:
     """Blocks on disk. See `BlockStore` for the contract."""
 
-    def __init__(self, folder: Path, *, budget_bytes: int, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, budget_bytes: int, read_only: bool = False, policy: str = "lru"
+    ) -> None:
         self.folder = folder
         self.budget_bytes = budget_bytes
         self.read_only = read_only
+        self._policy = policy
+        self.coders: dict[str, BlockCoder] = {}  # by namespace: how new blocks are written
         self.leases = Leases()
         self._blocks = folder / "blocks"
         self._quarantine = folder / "quarantine"
@@ -42,7 +46,7 @@ class DiskBlocks:
         path = self.folder / "manifest.sqlite"
         manifest: Manifest | None = None
         try:
-            manifest = Manifest(path, read_only=self.read_only)
+            manifest = Manifest(path, policy=self._policy, read_only=self.read_only)
             faults = [] if self.read_only else manifest.faults()
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
@@ -59,7 +63,7 @@ class DiskBlocks:
             manifest = Manifest(Path(":memory:"))
         else:
             self.set_aside(path)
-            manifest = Manifest(path)
+            manifest = Manifest(path, policy=self._policy)
         self._index_files(manifest)
         return manifest
 
@@ -73,6 +77,7 @@ class DiskBlocks:
                 self._report(path, error, manifest)
                 continue
             manifest.add(_row(stored, path.stat().st_size))
+        manifest.settle_depths()
 
     def files(self) -> Iterator[Path]:
         """Yield every block file that is there, known to the manifest or not."""
@@ -93,9 +98,11 @@ class DiskBlocks:
 
     def get(self, block: str) -> KVBlock | None:
         row = self.manifest.get(block)
-        if row is None:
-            return None
-        path = self.path(block)
+        return self.read(row) if row is not None else None
+
+    def read(self, row: BlockRow) -> KVBlock | None:
+        """Return the block of a row, as `get` does."""
+        path, block = self.path(row.id), row.id
         try:
             return self.verified(row, path).block
         except (CacheError, OSError) as error:
@@ -152,10 +159,10 @@ class DiskBlocks:
         with self.leases.hold([parent]):
             self.make_room(block.num_bytes + 4096)
             namespace = self._namespace_of(parent)
-            size = save_block(
-                self.path(row), block, ids=(row, parent, namespace), token_ids=token_ids
-            )
-            self.manifest.add(BlockRow(row, parent, namespace, tuple(token_ids), size))
+            coder = self.coders.get(namespace, RAW)
+            ids = (row, parent, namespace)
+            size = save_block(self.path(row), block, ids=ids, token_ids=token_ids, coder=coder)
+            self.manifest.add(BlockRow(row, parent, namespace, tuple(token_ids), size, coder.level))
         if old is not None:
             self.manifest.replace_tail(old, row)
             self.path(old).unlink(missing_ok=True)
@@ -171,6 +178,11 @@ class DiskBlocks:
             if shared == len(tokens):
                 superseded = child
         return block_id(parent, token_ids), superseded
+
+    def is_lossy(self, block: str) -> bool:
+        """Tell whether a block is here, at a coded level."""
+        row = self.manifest.get(block)
+        return row is not None and row.level != RAW.level
 
     def _namespace_of(self, parent: str) -> str:
         row = self.manifest.get(parent)
@@ -188,14 +200,16 @@ class DiskBlocks:
             leaves = leaves_to_evict(self.manifest, excess, self.leases)
             if not leaves:
                 raise CacheFull(needed_bytes=needed_bytes, budget_bytes=self.budget_bytes)
-            self.manifest.remove(leaves)
+            self.manifest.evict(leaves)
             self.manifest.count(["evicted_blocks"] * len(leaves))
             for leaf in leaves:
                 self.path(leaf).unlink(missing_ok=True)
 
 
 def _row(stored: StoredBlock, num_bytes: int) -> BlockRow:
-    return BlockRow(stored.id, stored.parent, stored.namespace, stored.token_ids, num_bytes)
+    return BlockRow(
+        stored.id, stored.parent, stored.namespace, stored.token_ids, num_bytes, stored.level
+    )
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

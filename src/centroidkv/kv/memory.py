@@ -43,6 +43,11 @@ class MemoryBlocks:
             self._entries.move_to_end(block)
             return entry.block
 
+    def peek(self, block: str) -> KVBlock | None:
+        """Return a block without counting that as a use."""
+        entry = self._entries.get(block)
+        return entry.block if entry else None
+
     def piece(self, block: str) -> Piece | None:
         """Return a block with its place in its sequence."""
         with self._lock:
@@ -71,6 +76,14 @@ class MemoryBlocks:
             while self.num_bytes > self.budget_bytes:
                 self.delete(next(iter(self._entries)))
         return new
+
+    def replace(self, block: str, by: KVBlock) -> None:
+        """Hold other KV of a block's tokens from now on, if the block is here."""
+        with self._lock:
+            entry = self._entries.get(block)
+            if entry is not None:
+                self.num_bytes += by.num_bytes - entry.block.num_bytes
+                self._entries[block] = _Entry(entry.parent, entry.tokens, by)
 
     def delete(self, block: str) -> None:
         """Forget a block, if it is here."""

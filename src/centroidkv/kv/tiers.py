@@ -6,11 +6,14 @@ without waiting for the disk.
 
 import logging
 import sqlite3
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
-from centroidkv.kv.blocks import Match, Piece, is_root, longest_prefix
+from centroidkv.kv.bandwidth import Meter, Tier
+from centroidkv.kv.blocks import Match, Piece, block_id, is_root, longest_prefix
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
 from centroidkv.types import KVBlock
@@ -19,7 +22,15 @@ _log = logging.getLogger("centroidkv")
 
 READ_AHEAD = 2  # blocks
 
-__all__ = ["TieredBlocks"]
+__all__ = ["Place", "TieredBlocks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The fastest tier that has a block, and its bytes there by level, finest first."""
+
+    tier: Tier
+    sizes: Mapping[str, int]
 
 
 class TieredBlocks:
@@ -28,6 +39,7 @@ class TieredBlocks:
     def __init__(self, memory: MemoryBlocks, disk: DiskBlocks) -> None:
         self.memory = memory
         self.disk = disk
+        self.meter = Meter()
 
     def has(self, block: str) -> bool:
         return self.memory.has(block) or self.disk.has(block)
@@ -42,13 +54,34 @@ class TieredBlocks:
 
     def get(self, block: str) -> KVBlock | None:
         """Return a block from the fastest tier that has it, and keep it in memory."""
-        found = self.memory.get(block)
-        if found is not None:
-            return found
+        return self.fetch(block)
+
+    def where(self, block: str) -> Place | None:
+        """Tell the fastest tier that has a block, and its bytes at each level there."""
+        held = self.memory.peek(block)
+        if held is not None:
+            return Place("memory", {"raw": held.num_bytes})
         row = self.disk.manifest.get(block)
-        found = self.disk.get(block)
-        if found is not None and row is not None:
-            self.memory.put(row.parent, row.token_ids, found)
+        if row is not None:
+            return Place("disk", {row.level: row.num_bytes})
+        return None
+
+    def fetch(self, block: str, level: str | None = None) -> KVBlock | None:  # noqa: ARG002
+        """Return a block, from a remote at a level of its; None if it is nowhere, or unusable.
+
+        Never raises for bad files or remotes. What memory or disk has is taken as it is there.
+        """
+        started = time.perf_counter()
+        held = self.memory.get(block)
+        if held is not None:
+            self.meter.timed("memory", held.num_bytes, time.perf_counter() - started)
+            return held
+        row = self.disk.manifest.get(block)
+        found = self.disk.read(row) if row is not None else None
+        if row is None or found is None:
+            return None
+        self.meter.timed("disk", row.num_bytes, time.perf_counter() - started)
+        self.memory.put(row.parent, row.token_ids, found)
         return found
 
     def in_turn(self, blocks: Sequence[str]) -> Iterator[KVBlock | None]:
@@ -73,10 +106,12 @@ class TieredBlocks:
         """Bring a chain of blocks into memory, first block first, as far as the budget goes."""
         room = self.memory.budget_bytes
         for row in self.disk.manifest.chain(last_block):
-            room -= row.num_bytes
+            room -= row.num_bytes  # of lossy KV less than it takes in memory, and then the last
             if room < 0:
                 return
-            self.get(row.id)
+            block = self.get(row.id)
+            if block is not None:
+                room -= max(0, block.num_bytes - row.num_bytes)
 
     def keep(self, pieces: Sequence[Piece]) -> None:
         """Put blocks into the memory tier, where the next request finds them."""
@@ -95,7 +130,16 @@ class TieredBlocks:
         last: str | None = None
         for piece in [*self._missing_before(pieces), *pieces]:
             last = self.disk.put(piece.parent, piece.token_ids, piece.block)
+            self._settle(piece)
         return last
+
+    def _settle(self, piece: Piece) -> None:
+        """Let memory hold what the disk would give, so that no answer depends on the tier."""
+        own = block_id(piece.parent, piece.token_ids)
+        if self.memory.has(own) and self.disk.is_lossy(own):
+            kept = self.disk.get(own)
+            if kept is not None:
+                self.memory.replace(own, kept)
 
     def _missing_before(self, pieces: Sequence[Piece]) -> list[Piece]:
         """Return the blocks before `pieces` that the disk has evicted and memory still holds."""

@@ -83,6 +83,7 @@ class ModelSettings(BaseModel):
             "stop": self.stop,
             "reuse": self.reuse or self.kv.config.reuse,
             "template_date": self.kv.config.template_date,
+            "kv_precision": self.kv.store.precisions[self.kv.model.fingerprint].name,
             "tenant": self.kv.config.tenant,
         }
 

@@ -30,7 +30,7 @@ from centroidkv.models.tokens import end_ids, require_fast
 from centroidkv.placement import BlendReport, PlacedPassage
 from centroidkv.rotary import Rotary
 from centroidkv.tool_calls import Tool, ToolFormat
-from centroidkv.types import Drafts, KVBlock, Message, Prompt, Token, valid_text
+from centroidkv.types import Drafts, FloatArray, KVBlock, Message, Prompt, Token, valid_text
 
 # One forward per this many prompt tokens: bounds the memory of long prompts.
 PREFILL_TOKENS = 2048
@@ -289,6 +289,10 @@ class _ArenaSequence:
     def _new_steps(self, drafts: Drafts | None) -> Steps:
         small = self._small_model(drafts) if drafts is not None else None
         return Steps(self._owner, self._open, drafts, limit=self._capacity, small=small)
+
+    def score(self, token_ids: Sequence[int]) -> FloatArray:
+        logits = self._owner.forward(token_ids, self._open, rows=len(token_ids))
+        return logits.float().cpu().numpy()
 
     def _small_model(self, drafts: Drafts) -> ModelDrafter | None:
         draft = self._owner.draft_model
