@@ -96,8 +96,13 @@ class BlendGate:
             firsts.append(far[0])
             kls += far.tolist()
             agreed += (plain.argmax(1) == blended.argmax(1)).tolist()
-        means = [float(np.mean(x)) for x in (firsts, kls, agreed)]
-        return GateFigures(*means, num_prompts=len(firsts), num_tokens=len(agreed))
+        return GateFigures(
+            first_kl=float(np.mean(firsts)),
+            kl=float(np.mean(kls)),
+            agreement=float(np.mean(agreed)),
+            num_prompts=len(firsts),
+            num_tokens=len(agreed),
+        )
 
     def _plain(self, prompt: Prompt) -> tuple[list[int], FloatArray]:
         """Prefill a prompt; return its greedy answer, and the logits of each of its tokens."""

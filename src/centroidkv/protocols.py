@@ -115,6 +115,7 @@ class RunningSequence(Protocol):
         """Give the memory back; the sequence cannot be used afterwards."""
 
 
+@runtime_checkable
 class ScoringSequence(RunningSequence, Protocol):
     """A running sequence that also tells what it thinks of tokens: for measuring, not answering."""
 
