@@ -1,0 +1,116 @@
+"""How far a blended prefill is from a full one: KL and greedy agreement, per recipe and prompt.
+
+Owns the reference and its comparison. The full prefill's own greedy answer is run behind the
+prompt (teacher-forced), so that one forward of a recipe gives all of its distributions. Everything
+is kept in files as it is found, so that a run that was stopped goes on.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from blend_prompts import Case, borders
+
+from centroidkv.models.blend_choice import Recipe
+from centroidkv.models.free_keys import PlacedPassage, free_block
+from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.types import KVBlock
+
+TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A row of the table: how tokens are chosen, and where passages were computed."""
+
+    name: str
+    recipe: Recipe
+    is_alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The full prefill's greedy answer, and its distributions, [tokens, vocabulary]."""
+
+    answer: tuple[int, ...]
+    log_shares: torch.Tensor
+
+
+@dataclass(slots=True)
+class Study:
+    """Compares ways on prompts; the KV of all passages stays in memory."""
+
+    model: TransformersModel
+    folder: Path
+    _passages: dict[tuple[bool, tuple[int, ...]], KVBlock] = field(default_factory=dict)
+
+    def reference(self, case: Case) -> Reference:
+        """Run the full prefill and decode greedily, once for all runs."""
+        path = self.folder / f"{case.name.replace('/', '_').replace(' ', '_')}.npz"
+        if not path.exists():
+            answer, rows = self._full(case)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, answer=answer, log_shares=rows)
+        with np.load(path) as kept:
+            answer = tuple(kept["answer"].tolist())
+            return Reference(answer, torch.from_numpy(kept["log_shares"]))
+
+    def _full(self, case: Case) -> tuple[list[int], np.ndarray]:
+        sequence = self.model.open_sequence(len(case.prompt) + TOKENS)
+        sequence.prefill(case.prompt)
+        answer, rows = [], []
+        for _ in range(TOKENS):
+            rows.append(torch.log_softmax(sequence.logits, -1).numpy().copy())
+            answer.append(int(sequence.logits.argmax()))
+            sequence.prefill(answer[-1:])
+        sequence.close()
+        return answer, np.stack(rows)
+
+    def compare(self, case: Case, way: Way) -> dict[str, float | str]:
+        """Run one way on one prompt."""
+        reference = self.reference(case)
+        sequence = self.model.open_sequence(len(case.prompt) + TOKENS)
+        sequence.prefill(case.head)
+        done = self.model.blender.run(
+            sequence._open,
+            [*case.prompt[len(case.head) :], *reference.answer[:-1]],
+            self.placed(case, is_alone=way.is_alone),
+            way.recipe,
+            rows=TOKENS,
+        )
+        sequence.close()
+        found = torch.log_softmax(done.logits, -1)
+        true = reference.log_shares
+        kl = (true.exp() * (true - found)).sum(-1)
+        agrees = found.argmax(-1) == true.argmax(-1)
+        return {
+            "case": case.name,
+            "way": way.name,
+            "kl": float(kl.mean()),
+            "first_kl": float(kl[0]),
+            "agreement": float(agrees.float().mean()),
+            "again": done.report.again_tokens / done.report.placed_tokens,
+            "uncorrected": done.report.uncorrected or 0.0,
+        }
+
+    def placed(self, case: Case, *, is_alone: bool) -> list[PlacedPassage]:
+        """Return a prompt's passages where they belong, computed behind its head or alone."""
+        return [
+            PlacedPassage(*where, self._block(case, ids, is_alone=is_alone))
+            for ids, where in zip(
+                case.passages, borders(case.passages, len(case.head)), strict=True
+            )
+        ]
+
+    def _block(self, case: Case, ids: tuple[int, ...], *, is_alone: bool) -> KVBlock:
+        key = (is_alone, ids)
+        if key not in self._passages:
+            head = () if is_alone else case.head
+            sequence = self.model.open_sequence(len(head) + len(ids))
+            sequence.prefill([*head, *ids])
+            block = sequence.snapshot(len(head), sequence.num_tokens)
+            sequence.close()
+            assert self.model.rotary is not None
+            self._passages[key] = free_block(block, self.model.rotary, len(head))
+        return self._passages[key]
