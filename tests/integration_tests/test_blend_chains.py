@@ -1,6 +1,5 @@
 """Chains of both frameworks with nothing set but `reuse="blend"`, on the bundled models."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from centroidkv.langchain import CentroidKVRetriever, ChatCentroidKV
 from centroidkv.llama_index import CentroidKVLLM, CentroidKVPostprocessor
 from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.routing.embedder import SentenceBertEmbedder
+from centroidkv.types import common_prefix
 
 TEXTS = [d.page_content for d in bank.documents()[:5]]
 QUESTIONS = ["How do I block my card?", "What does a transfer cost?"]
@@ -112,5 +112,5 @@ def test_a_llama_index_query_engine_blends(engine: Engine) -> None:
 def show(pairs: Sequence[Sequence[str]], name: str) -> None:
     """Show how far blended answers go with computed ones; they may part at any token."""
     for blended, plain in pairs:
-        same = len(os.path.commonprefix([blended.split(), plain.split()]))
+        same = common_prefix(blended.split(), plain.split())
         sys.stdout.write(f"{name}: {same} words alike, then {blended!r} and {plain!r}\n")
