@@ -2,6 +2,7 @@
 
     python benchmarks/passages.py --part share [--data ../shared/data] [--cache FOLDER]
     python benchmarks/passages.py --part users
+    python benchmarks/passages.py --part gate
     python benchmarks/passages.py --part quality --limit 100 --cache FOLDER
 
 `share` runs no model. Questions of BANKING77 (3,000 past, 3,080 unseen by seed) retrieve the top 4
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
+from passages_gate import gate
 from passages_quality import quality
 from passages_share import share
 from passages_users import users
 
-PARTS = {"share": share, "users": users, "quality": quality}
+PARTS = {"share": share, "users": users, "quality": quality, "gate": gate}
 
 
 def main() -> None:
