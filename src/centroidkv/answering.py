@@ -105,8 +105,9 @@ class Answering:
         try:
             if request.reuse != "off":
                 self._restorer.restore(run, sequence)
-                run.kv_precision = self._learner.kv_precision if run.reused else "raw"
             self._fill(run, sequence)
+            if run.reused or run.exact_tokens is not None:
+                run.kv_precision = self._learner.kv_precision
             yield from self._decode(run, sampling, sequence)
         finally:
             sequence.close()

@@ -224,7 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("question")
     ask.add_argument("--domain", help="keep to the clusters of a domain; default: learnt")
     ask.add_argument("--max-tokens", type=int, default=64)
-    ask.add_argument("--reuse", default="exact", choices=["exact", "representative", "off"])
+    ask.add_argument(
+        "--reuse", default="exact", choices=["exact", "blend", "representative", "off"]
+    )
     command("stats", _stats, "print what a store holds", lines[3].strip())
     check = command("check", _check, "verify every file of a store", lines[4].strip())
     check.add_argument("--repair", action="store_true", help="mend what can be mended")

@@ -211,10 +211,7 @@ class Engine:
     def prefill_passages(
         self, invoke: Any, passages: Iterable[Any], *, show_progress: bool = False
     ) -> PassageReport:
-        """Compute each passage of a knowledge base once, so that `reuse="blend"` finds it.
-
-        `invoke` is the chain, as for `warm`. See `BlendAnswering.prefill`.
-        """
+        """Compute a knowledge base's passages for `reuse="blend"`. See `BlendAnswering.prefill`."""
         self._require_open()
         return self._policies.blend.prefill(invoke, passages, show_progress=show_progress)
 
@@ -240,8 +237,7 @@ class Engine:
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model.
 
-        Pinned passages come first, in canonical order, then what else was found: nothing is lost.
-        Of all clusters, the one whose pins spare most of `found` lends them (`pins_by`).
+        Pins come first, in canonical order, then what else was found; `pins_by` says whose pins.
         """
         return self._retrieving.compose(route, found)
 

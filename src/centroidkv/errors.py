@@ -4,7 +4,6 @@
 
     CentroidKVError
     ├── ConfigError (ValueError)          a setting, an argument or an input file is wrong
-    │   ├── UnsupportedReuse              a reuse policy this version does not serve
     │   ├── NotCalibrated                 an error bound was asked for without labelled pairs
     │   └── UnsupportedChain              a chain or engine that `accelerate` cannot copy
     ├── StoreError                        the store folder cannot be used
@@ -49,7 +48,6 @@ __all__ = [
     "StoreNotFound",
     "UnsupportedChain",
     "UnsupportedModel",
-    "UnsupportedReuse",
 ]
 
 
@@ -71,10 +69,6 @@ def _rebuilt(
 
 class ConfigError(CentroidKVError, ValueError):
     """A setting, an argument or an input file is wrong."""
-
-
-class UnsupportedReuse(ConfigError):
-    """A reuse policy is known by name but not served by this version."""
 
 
 class NotCalibrated(ConfigError):

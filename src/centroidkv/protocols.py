@@ -115,7 +115,15 @@ class RunningSequence(Protocol):
         """Give the memory back; the sequence cannot be used afterwards."""
 
 
-class BlendingSequence(RunningSequence, Protocol):
+@runtime_checkable
+class ScoringSequence(RunningSequence, Protocol):
+    """A running sequence that also tells what it thinks of tokens: for measuring, not answering."""
+
+    def score(self, token_ids: Sequence[int]) -> FloatArray:
+        """Run tokens behind what is there; return the logits after each, [tokens, vocabulary]."""
+
+
+class BlendingSequence(ScoringSequence, Protocol):
     """A running sequence that can also place passages computed elsewhere."""
 
     def blend(
@@ -136,14 +144,6 @@ class BlendingSequence(RunningSequence, Protocol):
 
     def truncate(self, num_tokens: int) -> None:
         """Forget the KV behind the first `num_tokens`."""
-
-
-@runtime_checkable
-class ScoringSequence(RunningSequence, Protocol):
-    """A running sequence that also tells what it thinks of tokens: for measuring, not answering."""
-
-    def score(self, token_ids: Sequence[int]) -> FloatArray:
-        """Run tokens behind what is there; return the logits after each, [tokens, vocabulary]."""
 
 
 @runtime_checkable

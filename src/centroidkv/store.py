@@ -17,6 +17,8 @@
     chroma.digest       what chroma/ held when it was closed
     chroma.lock         held by the process that has chroma/ open
     passages.jsonl      the knowledge base of a store built by the command line
+    heads/              what prompts begin with, for passages that are blended
+    gate/               how far each model's blended prompts were from computed ones
     quarantine/         damaged files, set aside
 """
 

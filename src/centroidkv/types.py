@@ -314,7 +314,7 @@ class Chunk:
     completion: Completion | None = None
 
 
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix(one: Sequence[object], other: Sequence[object]) -> int:
     """Count the leading tokens that two sequences share."""
     limit = min(len(one), len(other))
     for i in range(limit):

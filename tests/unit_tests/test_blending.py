@@ -230,7 +230,9 @@ def test_a_marker_in_the_question_is_answered_exactly(blending) -> None:
 def test_a_model_below_the_bar_is_refused_with_its_figures(blending, open_engine, tmp_path) -> None:
     blending().close()
     for path in (tmp_path / "store" / "gate").glob("*.json"):
-        text = '{"kl": 0.31, "agreement": 0.7, "num_prompts": 4, "num_tokens": 128}'
+        text = (
+            '{"first_kl": 0.2, "kl": 0.31, "agreement": 0.7, "num_prompts": 4, "num_tokens": 128}'
+        )
         path.write_text(text, encoding="utf-8")
     with pytest.raises(BlendRefused, match=r"KL 0\.310 .* agreement 0\.70"):
         open_engine(reuse="blend")
@@ -289,5 +291,5 @@ def test_prefilling_says_what_it_could_not_do(blending) -> None:
     ],
 )
 def test_settings_are_checked(open_engine, settings) -> None:
-    with pytest.raises(ConfigError, match="blend|marker"):
+    with pytest.raises(ConfigError, match=r"blend|marker"):
         open_engine(**settings)

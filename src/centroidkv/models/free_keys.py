@@ -6,7 +6,7 @@ by that of its new one. Knows nothing of what is computed afresh.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
