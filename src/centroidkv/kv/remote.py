@@ -14,7 +14,7 @@ from typing import TypeVar
 from centroidkv.errors import CacheCorrupt, CacheError, CacheMismatch
 from centroidkv.kv.blocks import block_id
 from centroidkv.kv.byte_store import ByteStore
-from centroidkv.kv.codec import StoredBlock, parse_block
+from centroidkv.kv.codec import RAW, StoredBlock, parse_block
 from centroidkv.kv.remote_budget import RemoteBudget, block_of
 from centroidkv.kv.remote_calls import Answer, RemoteCalls
 from centroidkv.kv.remote_known import KnownBlocks
@@ -184,7 +184,8 @@ class RemoteBlocks:
         elif is_sealed(raw):
             raise CacheMismatch(name, expected="an entry in the clear", found="a sealed one")
         stored = parse_block(raw, name)
-        if stored.id != block or stored.level != level:
+        # What a level cannot hold is kept raw under its name.
+        if stored.id != block or stored.level not in (level, RAW.level):
             raise CacheMismatch(name, expected=name, found=entry_name(stored.id, stored.level))
         if block_id(stored.parent, stored.token_ids) != block:
             raise CacheCorrupt(Path(name), "the id does not follow from its tokens")
