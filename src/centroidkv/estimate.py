@@ -185,9 +185,19 @@ def _bandwidth(num_bytes: float, left_s: float, tier: str) -> float | None:
 
 
 def report_on(size: "KVSize", reports: Sequence[CodecReport]) -> CodecReport | None:
-    """Return the report on a model whose KV has this size; with several, none is taken."""
-    fitting = [r for r in reports if r.numbers_per_token == size.num_numbers]
+    """Return the report on a model whose KV has this size, dtype included; of several, none."""
+    fitting = [
+        r
+        for r in reports
+        if r.numbers_per_token == size.num_numbers
+        and _raw_bytes(r) / 2 < size.num_bytes <= _raw_bytes(r)
+    ]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def _raw_bytes(report: CodecReport) -> float:
+    """Return what a token takes in raw files: its numbers in the model's dtype, and a header."""
+    return next((f.bytes_per_token for f in report.levels if f.level == "raw"), 0.0)
 
 
 def measured_prefill(model: CausalModel, num_tokens: int) -> tuple[PrefillSpeed, PrefillSpeed]:

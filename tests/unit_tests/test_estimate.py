@@ -1,5 +1,6 @@
 """A store's size and its break-evens, from what a config says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from centroidkv.codec_report import CodecReport, LevelFigures
 from centroidkv.errors import ConfigError, ModelNotFound
-from centroidkv.estimate import estimate, estimate_model, measured_prefill
+from centroidkv.estimate import estimate, estimate_model, measured_prefill, report_on
 from centroidkv.models.kv_size import KVSize, kv_size
 from centroidkv.models.loading import wrap_model
 from centroidkv.models.transformers_model import TransformersModel
@@ -69,6 +71,14 @@ def test_break_evens_follow_from_speed_size_and_latency() -> None:
     assert estimate(SIZE, num_clusters=1, num_tokens=10).levels[0].break_even is None
 
 
+def test_a_report_is_on_kv_of_its_own_dtype() -> None:
+    raw = LevelFigures("raw", 4020.0, 0.5, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, is_approved=True)
+    report = CodecReport("m", "c", 0.01, 1, 1, 1, SIZE.num_numbers, (raw,))
+    assert report_on(SIZE, [report]) is report
+    assert report_on(replace(SIZE, num_bytes=2000, dtype="bfloat16"), [report]) is None
+    assert report_on(replace(SIZE, num_bytes=8000, dtype="float64"), [report]) is None
+
+
 def test_wrong_numbers_and_models_are_said(tmp_path: Path, model: TransformersModel) -> None:
     for wrong in ({"num_clusters": 0}, {"num_tokens": -1}, {"prefill_tokens_per_s": 0}):
         with pytest.raises(ConfigError):
@@ -77,4 +87,8 @@ def test_wrong_numbers_and_models_are_said(tmp_path: Path, model: TransformersMo
         kv_size(tmp_path / "nothing")
     with pytest.raises(ModelNotFound):
         kv_size(tmp_path)
+    LlamaConfig().save_pretrained(tmp_path)
+    for dtype in ("float23", "nn"):
+        with pytest.raises(ConfigError, match=dtype):
+            kv_size(tmp_path, dtype=dtype)
     assert measured_prefill(model, 300)[0].num_tokens == 256

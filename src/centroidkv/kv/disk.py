@@ -131,7 +131,10 @@ class DiskBlocks:
         if self.read_only:
             return
         manifest.count(["damaged_blocks"])
-        self.set_aside(path)
+        try:
+            self.set_aside(path)
+        except OSError as failed:  # a full disk, say: whoever asked for the block goes on
+            _log.warning("%s could not be set aside: %s", path, failed)
 
     def drop(self, block: str) -> None:
         """Forget a block that cannot be used; its file, if any, is set aside."""

@@ -108,6 +108,8 @@ class FileStore:
         with _translated():
             self._files.invalidate_cache()
             found = self._files.find(self._folder, detail=True)
+            # What was listed would be taken for all there is, whatever others write from now on.
+            self._files.invalidate_cache()
         for path, entry in found.items():
             relative = path[len(self._folder) :].lstrip("/") if self._folder else path
             yield Entry(relative, int(entry.get("size") or 0), _written(entry))

@@ -77,8 +77,8 @@ class RemoteBlocks:
     # looking
 
     def has(self, block: str) -> bool:
-        """Tell whether a block is known to be there; asks nobody."""
-        return bool(self._known.sizes(block))
+        """Tell whether a block is known to be there; asks nobody. A remote left alone has none."""
+        return self.calls.breaker.state != "open" and bool(self._known.sizes(block))
 
     def sizes(self, block: str) -> dict[str, int]:
         """Return the bytes of a block by level, as far as known; asks nobody.

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig
 
 from centroidkv.errors import ModelNotFound
-from centroidkv.models.loading import locate
+from centroidkv.models.loading import locate, named_dtype
 
 # Layers that keep keys and values of every token in a store; windows are cut in attention alone.
 _KEEPING = {"full_attention", "sliding_attention"}
@@ -35,6 +35,7 @@ def kv_size(source: str | Path, *, dtype: str | None = None) -> KVSize | None:
         dtype: A torch dtype's name; by default what `load_model` would take here.
 
     Raises:
+        ConfigError: There is no such dtype.
         ModelNotFound: There is no such model.
     """
     folder, options = locate(str(source))
@@ -46,7 +47,7 @@ def kv_size(source: str | Path, *, dtype: str | None = None) -> KVSize | None:
     numbers = _numbers_per_token(config)
     if numbers is None:
         return None
-    kind = getattr(torch, dtype or _usual_dtype(config), torch.float32)
+    kind = named_dtype(dtype) if dtype else getattr(torch, _usual_dtype(config), torch.float32)
     return KVSize(numbers, numbers * kind.itemsize, str(kind).removeprefix("torch."))
 
 

@@ -61,7 +61,7 @@ def load_model(
     """
     folder, options = locate(str(source))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    kind: Any = _dtype(dtype) if dtype else (torch.float32 if device == "cpu" else "auto")
+    kind: Any = named_dtype(dtype) if dtype else (torch.float32 if device == "cpu" else "auto")
     of_transformers = None if quantization == "int8" else quantization
     places = placement("" if options else folder, device, device_map, of_transformers)
     try:
@@ -175,7 +175,12 @@ def _runtime(model: PreTrainedModel) -> list[str]:
     return [str(model.dtype), kernel, *([quantization] if quantization else [])]
 
 
-def _dtype(name: str) -> torch.dtype:
+def named_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype of a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
         raise ConfigError(f"dtype must be a torch dtype such as float32 or bfloat16, not {name!r}")

@@ -214,6 +214,14 @@ def test_a_flipped_byte_anywhere_is_noticed(store: DiskBlocks, place: int) -> No
     assert list((store.folder / "quarantine").iterdir())
 
 
+def test_a_damaged_file_that_cannot_be_set_aside_is_no_error(store: DiskBlocks) -> None:
+    own = store.put(ROOT, range(64), make_block(64))
+    assert own is not None
+    store.path(own).write_bytes(b"")
+    (store.folder / "quarantine").write_bytes(b"a file is in the way")
+    assert store.get(own) is None and not store.has(own)
+
+
 def test_a_damaged_block_can_be_stored_again(store: DiskBlocks) -> None:
     ids = put(store, range(200))
     damage_flip(store.path(ids[1]))

@@ -179,6 +179,16 @@ def test_a_remote_that_goes_away_in_mid_load_gives_what_came_before(
     assert came.count(True) == 5 and len(came) == FULL
 
 
+def test_nothing_is_expected_of_a_remote_that_is_left_alone(machine: Machine, files) -> None:
+    one, two = machine("one"), machine("two")
+    one.persist(pieces())
+    assert two.match(ROOT, TOKENS).num_tokens == FULL * 64
+    files.fault = "gone"
+    for _ in range(3):
+        restored(two)
+    assert two.match(ROOT, TOKENS).num_tokens == 0
+
+
 def test_a_block_that_another_machine_removed_is_a_miss(machine: Machine, files) -> None:
     one, two = machine("one"), machine("two")
     one.persist(pieces())
