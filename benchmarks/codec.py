@@ -25,8 +25,12 @@ from transformers.utils import logging as transformers_logging
 
 from centroidkv.kv.blocks import BLOCK_TOKENS
 from centroidkv.kv.codec import LEVELS, BlockCoder, block_bytes, parse_block
+from centroidkv.kv.levels.q3 import Q3
+from centroidkv.kv.levels.q4 import Q4
 from centroidkv.kv.levels.q5k4v import Q5K4V
+from centroidkv.kv.levels.q8 import Q8
 
+STEPPED = {level.name: level for level in (Q8, Q5K4V, Q4, Q3)}
 Row = dict[str, float]
 
 
@@ -47,29 +51,19 @@ def measured(prompts: Prompts, one: Measured, way: Recipe) -> Row:
 
 def quality(prompts: Prompts, names: list[str], work: Path) -> dict[str, Any]:
     """Measure every way on every prompt, but for what an earlier run has measured."""
-    ways = recipes(prompts.model.rotary)
-    kept_path = work / "codec_rows.json"
-    kept = json.loads(kept_path.read_text()) if kept_path.exists() else {}
-    for way_name, way in ways.items():
-        for name in names:
-            key = f"{way_name} | {_digest(way_name)} | {name}"
+    path = work / "codec_rows.json"
+    kept: dict[str, Row] = json.loads(path.read_text()) if path.exists() else {}
+    ways: dict[str, Row] = {}
+    for way, recipe in recipes(prompts.model.rotary).items():
+        # Steps are a part of the key: rows of other steps are not those of this run.
+        keys = [f"{way} | {STEPPED.get(way, Q5K4V)} | {name}" for name in names]
+        for key, name in zip(keys, names, strict=True):
             if key not in kept:
-                kept[key] = measured(prompts, prompts.measured(name), way)
-                kept_path.write_text(json.dumps(kept))
-        rows = [kept[f"{way_name} | {_digest(way_name)} | {name}"] for name in names]
-        print(way_name, summary(rows), flush=True)
-    report = {
-        way_name: summary([kept[f"{way_name} | {_digest(way_name)} | {name}"] for name in names])
-        for way_name in ways
-    }
-    return {"prompts": len(names), "ways": report, "deltas": deltas(prompts, names)}
-
-
-def _digest(way_name: str) -> str:
-    """Tell runs with other steps apart."""
-    from centroidkv.kv import levels
-
-    return str(levels._LEVELS.get(way_name, Q5K4V))
+                kept[key] = measured(prompts, prompts.measured(name), recipe)
+                path.write_text(json.dumps(kept))
+        ways[way] = summary([kept[key] for key in keys])
+        print(way, ", ".join(f"{k} {v:.4g}" for k, v in ways[way].items()), flush=True)
+    return {"prompts": len(names), "ways": ways, "deltas": deltas(prompts, names)}
 
 
 def summary(rows: list[Row]) -> Row:
