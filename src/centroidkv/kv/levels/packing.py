@@ -71,8 +71,8 @@ class Packing:
     def num_bytes(self, num_values: int) -> int:
         return -(-num_values // self.count) if self.count else 2 * num_values
 
-    def pack(self, numbers: NDArray[np.signedinteger[Any]]) -> bytes:
-        """Pack a flat array."""
+    def pack(self, numbers: NDArray[Any]) -> bytes:
+        """Pack a flat array of whole numbers."""
         if not self.count:
             bits = numbers.astype(np.int16).view(np.uint8)
             return bits.reshape(-1, 2).T.tobytes()  # low bytes first, then high ones
@@ -90,7 +90,7 @@ class Packing:
             numbers = np.ascontiguousarray(packed.reshape(2, -1).T).view(np.int16)
             return numbers.ravel().astype(np.float32)
         if levels is None:
-            found = packed.astype(np.float32)
+            found: FloatArray = packed.astype(np.float32)
             found -= self.most
             return found
         table = levels[np.arange(256)[:, None] // self._places % self.base]
