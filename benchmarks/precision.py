@@ -7,8 +7,8 @@ into pieces; a random order makes what is there a sample. disk: a prompt of 2,00
 its question from disk, raw and coded in turns; once with the files in the system's page cache, and
 once after asking the system to drop them. Both run on one thread.
 
-    python benchmarks/precision.py --part quality --level q4 [--minutes 9] [--limit 100]
-    python benchmarks/precision.py --part disk --level q4
+    python benchmarks/precision.py --part quality --levels q5k4v q4 [--minutes 9] [--limit 100]
+    python benchmarks/precision.py --part disk --levels q4
 """
 
 import argparse
@@ -91,20 +91,21 @@ def quality(options: argparse.Namespace, model: TransformersModel) -> dict[str, 
     every = Composer(questions, options.cache).compose(PLAIN)
     asked = [a for a in every if a.asked.kind == "text"]
     order = np.random.default_rng(0).permutation(len(asked))[: options.limit]
-    raw, coded = (Answers(options.cache, x, model) for x in ("raw", options.level))
+    ways = {x: Answers(options.cache, x, model) for x in ("raw", *options.levels)}
     until = time.time() + 60 * options.minutes
     most = questions.max_tokens
     for done, asking in enumerate(asked[i] for i in order):
         if time.time() > until:
             break
-        if any(x.kept.get(asking.prompt, most) is None for x in (raw, coded)):
+        if any(x.kept.get(asking.prompt, most) is None for x in ways.values()):
             prompt = model.encode(rendered(asking.system, asking.user))
             border = prompt.tokens_before(prompt.text.rindex(asking.asked.question))
             pieces = computed(model, prompt.token_ids[:border])
-            for answers in (raw, coded):
+            for answers in ways.values():
                 answers.answer(pieces, prompt.token_ids, most)
             print(done + 1, "of", len(order), flush=True)
-    return compared([asked[i] for i in order], raw, coded, most)
+    taken = [asked[i] for i in order]
+    return {x: compared(taken, ways["raw"], ways[x], most) for x in options.levels}
 
 
 def compared(
@@ -149,29 +150,34 @@ def context(model: TransformersModel, data: Path) -> str:
 def disk(options: argparse.Namespace, model: TransformersModel) -> dict[str, Any]:
     """Time hits from disk, raw and coded in turns, with nothing of them in memory."""
     text = context(model, options.data)
-    found: dict[str, Any] = {}
     with TemporaryDirectory() as folder:
-        paths = {level: filled(Path(folder) / level, level, model, text) for level in
-                 ("raw", options.level)}  # fmt: skip
-        for pages in ("cached", "dropped"):
-            times: dict[str, list[tuple[float, float]]] = {level: [] for level in paths}
-            for i in range(options.repeats + 1):
+        levels = ("raw", *options.levels)
+        paths = {x: filled(Path(folder) / x, x, model, text) for x in levels}
+        times: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        # The first round warms libraries up.
+        for i in range(options.repeats + 1):
+            for pages in ("cached", "dropped"):
                 for level, path in paths.items():
                     if pages == "dropped":
                         drop_pages(path)
-                    times[level].append(hit(path, level, model, f"{text}\n\n{QUESTIONS[i % 4]}"))
-            # The first round of each warms libraries up.
-            median = {k: np.median(v[1:], axis=0).round(4).tolist() for k, v in times.items()}
-            found[pages] = {
-                "ttft_s": {k: v[0] for k, v in median.items()},
-                "load_s": {k: v[1] for k, v in median.items()},
-                "ttft_ratio": round(median[options.level][0] / median["raw"][0], 3),
+                    seconds = hit(path, level, model, f"{text}\n\n{QUESTIONS[i % 4]}")
+                    times.setdefault((level, pages), []).extend([seconds] if i else [])
+        size = {x: sum(f.stat().st_size for f in p.glob("blocks/*/*")) for x, p in paths.items()}
+    median = {key: np.median(rows, axis=0).round(4).tolist() for key, rows in times.items()}
+    return {
+        level: {"bytes": size[level], "raw_bytes": size["raw"]}
+        | {
+            pages: {
+                "raw_ttft_s": median["raw", pages][0],
+                "ttft_s": median[level, pages][0],
+                "ttft_ratio": round(median[level, pages][0] / median["raw", pages][0], 3),
+                "raw_load_s": median["raw", pages][1],
+                "load_s": median[level, pages][1],
             }
-        found["bytes"] = {
-            level: sum(f.stat().st_size for f in path.glob("blocks/*/*"))
-            for level, path in paths.items()
+            for pages in ("cached", "dropped")
         }
-    return found
+        for level in options.levels
+    }
 
 
 def filled(path: Path, level: str, model: TransformersModel, text: str) -> Path:
@@ -206,7 +212,7 @@ def drop_pages(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=["quality", "disk"], required=True)
-    parser.add_argument("--level", default="q4", choices=LEVELS[1:])
+    parser.add_argument("--levels", nargs="+", default=list(LEVELS[1:]), choices=LEVELS[1:])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--minutes", type=float, default=9.0, help="stop asking after as long")
     parser.add_argument("--limit", type=int, help="questions; default: all")
@@ -220,7 +226,8 @@ def main() -> None:
     part = {"quality": quality, "disk": disk}[options.part](options, model)
     print(json.dumps(part, indent=1))
     report = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
-    report.setdefault(options.part, {})[options.level] = part | {"machine": machine()}
+    for level, figures in part.items():
+        report.setdefault(options.part, {})[level] = figures | {"machine": machine()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -27,8 +27,11 @@ def open_namespace(store: Store, model: CausalModel) -> str:
     settled = settled_precision(store, model)
     namespace = settled.namespace(model.fingerprint, store.config.tenant)
     if settled.lossy:
-        coder = BlockCoder(settled.levels[0], getattr(model, "rotary", None))
-        store.blocks.disk.coders[namespace] = coder
+        rotary = getattr(model, "rotary", None)
+        coders = tuple(BlockCoder(level, rotary) for level in settled.levels)
+        store.blocks.disk.coders[namespace] = coders[0]
+        if store.blocks.uploads is not None:
+            store.blocks.uploads.coders[namespace] = coders
     return namespace
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, Self, TypedDict
 
+from centroidkv.remote_settings import RemoteSettings
 from centroidkv.settings import Settings, is_count, is_date, is_number, require
 from centroidkv.types import Reuse
 
@@ -110,13 +111,18 @@ class EngineConfig(Settings):
     more wait for them to end, and one beyond these is refused with `QueueFull`. With
     `max_running=1` requests take turns, and each holds its prefix for itself.
 
+    `kv_precision` is how exactly KV is kept: `raw`, or a level such as `q8` that the model's codec
+    report approves, or several joined by `+`, finest first. KV of one is never found by another.
+
     With `reuse="blend"`, `blend_share` of the tokens of placed passages are computed again; "auto"
     takes as many as it needs. `passage_marker` is a text that stands before each passage and
     behind the last one, for prompts without a retriever wrapper. `blend_learns` computes passages
     that were not seen before behind the answer, so that the next prompt finds them.
 
-    `kv_precision` is how exactly KV is kept: `raw`, or a level such as `q8` that the model's codec
-    report approves, or several joined by `+`, finest first. KV of one is never found by another.
+    `eviction` says which blocks leave first when a budget is reached: those least recently used
+    (`lru`), least often (`lfu`), or least worth for what computing them again would cost (`cost`).
+    `remote` is a third tier behind memory and disk, shared with other machines: a URL or the
+    fields of `RemoteSettings`.
     """
 
     memory_budget_bytes: int = GIB
@@ -147,10 +153,12 @@ class EngineConfig(Settings):
     repeat_best: bool = False
     max_running: int = 16
     max_waiting: int = 64
+    kv_precision: str = "raw"
     blend_share: float | Literal["auto"] = 0.15
     passage_marker: str | None = None
     blend_learns: bool = True
-    kv_precision: str = "raw"
+    eviction: str = "lru"
+    remote: str | Mapping[str, Any] | RemoteSettings | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -198,6 +206,14 @@ class EngineConfig(Settings):
         self._check_drafts()
         self._check_pins()
         self._check_loading()
+
+    def _check_tiers(self) -> None:
+        require(
+            self.eviction in ("lru", "lfu", "cost"),
+            f"eviction must be 'lru', 'lfu' or 'cost', not {self.eviction!r}",
+        )
+        if self.remote is not None:
+            object.__setattr__(self, "remote", RemoteSettings.given(self.remote))
 
     def _check_drafts(self) -> None:
         require(
@@ -270,8 +286,9 @@ class EngineConfig(Settings):
             f"quantization must be 'int8', one of transformers' quantisation configs or a dict of "
             f"its fields, not {known!r}",
         )
-        self._check_blend()
         self._check_precision()
+        self._check_blend()
+        self._check_tiers()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""

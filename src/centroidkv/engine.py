@@ -22,6 +22,7 @@ from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.passage_prefill import PassageReport
+from centroidkv.pinning import Pins
 from centroidkv.plan_config import PlanConfig
 from centroidkv.policies import Policies
 from centroidkv.progress import no_progress, progress_bar
@@ -105,9 +106,8 @@ class Engine:
     def for_tenant(self, tenant: str) -> "Engine":
         """Return the engine of another tenant over the same store, model and budgets.
 
-        Nothing that one tenant stored is found for another: neither KV nor plans, questions or
-        answers. The name must come from the server that knows who asks, never from the prompt.
-        It lives as long as this engine; asking again gives the same one.
+        Nothing that one tenant stored is found for another. The name must come from the server
+        that knows who asks, never from the prompt. Asking again gives the same engine.
 
         Raises:
             ConfigError: The tenant is not a string.
@@ -211,10 +211,7 @@ class Engine:
     def prefill_passages(
         self, invoke: Any, passages: Iterable[Any], *, show_progress: bool = False
     ) -> PassageReport:
-        """Compute each passage of a knowledge base once, so that `reuse="blend"` finds it.
-
-        `invoke` is the chain, as for `warm`. See `BlendAnswering.prefill`.
-        """
+        """Compute a knowledge base's passages for `reuse="blend"`. See `BlendAnswering.prefill`."""
         self._require_open()
         return self._policies.blend.prefill(invoke, passages, show_progress=show_progress)
 
@@ -228,8 +225,7 @@ class Engine:
     def route(self, question: str, *, domain: str | None = None) -> Route:
         """Send a question to its cluster, and start loading the cluster's KV.
 
-        With a `domain` only clusters of that domain are looked at; one that the plan does not
-        know admits nothing.
+        With a `domain` only its clusters are looked at; one that no plan knows admits nothing.
 
         Raises:
             ConfigError: Question or domain is not a text, or the engine is closed.
@@ -241,9 +237,7 @@ class Engine:
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model.
 
-        Pinned passages come first, in canonical order, then those of `found` that are not among
-        them. Nothing found is lost. Of all clusters, the one whose pins spare most of `found`
-        lends them, up to the last one that does (setting `pins_by`).
+        Pins come first, in canonical order, then what else was found; `pins_by` says whose pins.
         """
         return self._retrieving.compose(route, found)
 
@@ -296,6 +290,11 @@ class Engine:
 
     # care
 
+    @property
+    def pins(self) -> Pins:
+        """Clusters whose KV is not evicted: `pins.add(3)`, `pins.remove(3)`, `pins.all()`."""
+        return Pins(self.store, self.router)
+
     def stats(self) -> StoreStats:
         """Return counts, sizes and counters of the store."""
         self._require_open()
@@ -314,9 +313,9 @@ class Engine:
         return measure_levels(self.store, self.model, self.router.plan, prompts, **options)
 
     def flush(self) -> None:
-        """Wait until everything learnt so far is on disk."""
+        """Wait until everything learnt so far is on disk, and sent to the remote."""
         self._policies.flush()
-        self.store.writer.flush()
+        self.store.flush()
 
     @property
     def is_closed(self) -> bool:
@@ -330,10 +329,9 @@ class Engine:
         self._tenants.close(self)
         self._policies.close()
         self.store.finish()
-        self.router.close()
-        self._learner.close()
-        if self._answers is not None:
-            self._answers.close()
+        for part in (self.router, self._learner, self._answers):
+            if part is not None:
+                part.close()
         self.store.close()
 
     def __enter__(self) -> Self:

@@ -12,6 +12,8 @@ from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow
+from centroidkv.pinning import PinnedCluster, pinned_clusters
+from centroidkv.remote_report import RemoteStats, remote_stats
 from centroidkv.routing.plan import Plan, load_plan
 from centroidkv.routing.pointer import read_pointer
 from centroidkv.routing.router import Router
@@ -42,6 +44,8 @@ class StoreStats:
     counters: dict[str, int]
     figures: tuple[Figures, ...] = ()
     codec_reports: tuple[CodecReport, ...] = ()
+    remote: RemoteStats | None = None
+    pinned_clusters: tuple[PinnedCluster, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ def store_stats(store: Store) -> StoreStats:
         counters=counters,
         figures=tuple(read_figures(store.path)),
         codec_reports=tuple(read_reports(store.path)),
+        remote=remote_stats(store),
+        pinned_clusters=tuple(pinned_clusters(store)),
     )
 
 
@@ -153,7 +159,14 @@ def _check_files(
         if sound:
             size = path.stat().st_size
             disk.manifest.add(
-                BlockRow(stored.id, stored.parent, stored.namespace, stored.token_ids, size)
+                BlockRow(
+                    stored.id,
+                    stored.parent,
+                    stored.namespace,
+                    stored.token_ids,
+                    size,
+                    stored.level,
+                )
             )
             repaired.append(f"indexed block {path.stem[:16]}")
         else:

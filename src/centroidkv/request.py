@@ -115,7 +115,7 @@ class Run:
     dropped_pins: int = 0
     match: Match = field(default_factory=lambda: Match(()))
     reused: int = 0
-    tier: Literal["memory", "disk", "none"] = "none"
+    tier: Literal["memory", "disk", "remote", "none"] = "none"
     kv_precision: str = "raw"
     problem: Reason | None = None
     miss_reason: Reason | None = None

@@ -45,12 +45,12 @@ class Restorer:
         missing = [s for s in run.match.steps if s.stop > run.reused]
         if run.match.num_tokens < BLOCK_TOKENS and len(run.prompt) > LONG_PROMPT:
             missing = []  # attention behind a prefix costs more than these few tokens
-        in_memory = all(self._blocks.memory.has(s.id) for s in missing)
+        tier = self._blocks.farthest([s.id for s in missing])
         with self._blocks.disk.leases.hold(s.id for s in missing):
             sequence.restore(self._loaded(run, missing))
         run.reused = sequence.num_tokens
         if run.reused:
-            run.tier = "memory" if in_memory else "disk"
+            run.tier = tier
         run.load_s = time.perf_counter() - started
 
     def _loaded(self, run: Run, missing: Sequence[Step]) -> Iterator[KVBlock]:

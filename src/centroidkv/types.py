@@ -243,9 +243,9 @@ class Usage:
     the cluster, or that which was given where no cluster admitted the question, and `plan` the
     plan version that routed it, None where none did. Of the answer, `drafted_tokens` were guessed
     right and cost no step of their own. `kv_precision` is `raw`, or the level that reused KV may
-    have been kept at. With `reuse="blend"`, the KV of `blended_tokens`
-    came from passages computed in other prompts, `recomputed_tokens` of these were computed again,
-    and `blend_problem` says why it was not more.
+    have been kept at. With `reuse="blend"`, the KV of `blended_tokens` came from passages computed
+    in other prompts, `recomputed_tokens` of these were computed again, and `blend_problem` says why
+    it was not more.
     """
 
     outcome: Outcome
@@ -260,7 +260,7 @@ class Usage:
     cluster: int | None = None
     domain: str | None = None
     distance: float | None = None
-    tier: Literal["memory", "disk", "none"] = "none"
+    tier: Literal["memory", "disk", "remote", "none"] = "none"
     approximate: bool = False
     representative: str | None = None
     error_bound: float | None = None

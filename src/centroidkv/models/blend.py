@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from centroidkv.models.arena import input_device
 from centroidkv.models.blend_choice import Recipe, chosen, deviation
+from centroidkv.models.blend_drift import Drift
 from centroidkv.models.blend_rows import Rows, fresh_of
 from centroidkv.models.free_keys import Placement
 from centroidkv.models.lending import SequenceKV
@@ -87,7 +88,7 @@ class Blender:
         rows: int,
     ) -> Blended:
         walk = self._begin(kv, token_ids, passages, rows)
-        placed = int(walk.is_placed.sum())
+        placed = walk.num_placed
         placement = Placement(walk.rows.own, walk.rows.origin, self._rotary, passages)
         checks = {recipe.check_layer: recipe.share, **dict(recipe.later)} if placed else {}
         if recipe.share == 0:
@@ -99,6 +100,7 @@ class Blender:
                 placement.place(number)
             if number in checks:
                 left = walk.choose(layer, number, recipe, checks[number])
+                walk.correct(placement, recipe.drift)
                 uncorrected = left if uncorrected is None else uncorrected
             walk.run(layer)
         logits: torch.Tensor = self._head(self._body.norm(walk.hidden[:, -rows:]))[0]
@@ -147,6 +149,13 @@ class _Walk:
         self.hidden = self.hidden[:, is_kept]
         self.turns = (cos[:, is_kept], sin[:, is_kept])
         self.rows = Rows(self.kv, self.positions)
+
+    def correct(self, placement: Placement, part: float) -> None:
+        """From now on correct the other rows by what is found of those that are computed."""
+        if part:
+            rows = self.is_placed.nonzero()[:, 0]
+            drift = Drift(placement, rows, self.rows.places[rows], part)
+            self.rows = Rows(self.kv, self.positions, drift)
 
     def run(self, layer: torch.nn.Module) -> None:
         """Run one layer on the rows.

@@ -10,6 +10,8 @@ from typing import Literal
 
 import torch
 
+from centroidkv.models.blend_drift import PART
+
 __all__ = ["SHARE", "Deviation", "Recipe", "chosen", "deviation"]
 
 # Of the placed tokens, how many are computed again.
@@ -30,6 +32,7 @@ class Recipe:
         later: Layers at which fewer are chosen again of those still computed, and the share of
             the placed tokens that stays.
         bound: For a share of None.
+        drift: How much of the mean change of the tokens computed again is added to the others.
     """
 
     share: float | None = SHARE
@@ -37,6 +40,7 @@ class Recipe:
     by: Literal["keys", "values"] = "values"
     later: tuple[tuple[int, float], ...] = ()
     bound: float = AUTO_BOUND
+    drift: float = PART
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from centroidkv.models.arena import Arena
+from centroidkv.models.blend_drift import Drift
 from centroidkv.models.lending import SequenceKV
 from centroidkv.models.packed import UNKNOWN, NotPackable, attend_part, merge_part
 
@@ -59,6 +60,7 @@ class Rows:
     Args:
         kv: The sequence's KV; room for all positions.
         positions: Of the rows, ascending, [rows].
+        drift: What corrects the KV of the other rows, where that is wanted.
 
     Attributes:
         own: The arena that the rows are written to; its token 0 stands at position `origin`.
@@ -67,14 +69,14 @@ class Rows:
 
     is_compileable = False
 
-    def __init__(self, kv: SequenceKV, positions: torch.Tensor) -> None:
+    def __init__(self, kv: SequenceKV, positions: torch.Tensor, drift: Drift | None = None) -> None:
         self._lender = None if isinstance(kv, Arena) else kv.lender
         self.origin = 0 if isinstance(kv, Arena) else kv.lent
         self.own = kv if isinstance(kv, Arena) else kv.tail
         self.places = positions - self.origin
         self._groups = self._in_groups()
         self._masks: list[torch.Tensor | None] = []
-        self.num_attended = 0
+        self._drift = drift
 
     def _in_groups(self) -> list[tuple[int, int, int]]:
         """Return (start, stop, tokens): rows that attend together, and how far the last sees."""
@@ -89,6 +91,8 @@ class Rows:
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the rows' new keys and values, [1, kv_heads, rows, dim], over the arena's."""
+        if self._drift is not None:
+            self._drift.correct(layer, keys, values)
         self.own.keys[layer].index_copy_(2, self.places, keys)
         self.own.values[layer].index_copy_(2, self.places, values)
         return keys, values
@@ -110,7 +114,6 @@ class Rows:
         layer = getattr(module, "layer_idx", None)
         if unknown or layer is None:
             raise NotPackable(", ".join(unknown) or "a layer without a number")
-        self.num_attended += 1
         keys, values = self.own.keys[layer], self.own.values[layer]
         rows = self._by_kv_head(query, keys.shape[1])
         scale = options.get("scaling")

@@ -6,18 +6,51 @@ by that of its new one. Knows nothing of what is computed afresh.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from centroidkv.models.arena import Arena
+from centroidkv.models.layer_memory import write_bits
 from centroidkv.placement import PlacedPassage
 from centroidkv.rotary import Rotary, from_float32, to_float32
 from centroidkv.types import KVBlock
 
-__all__ = ["PlacedPassage", "Placement", "free_block", "turned_block"]
+__all__ = ["PlacedPassage", "Placement", "Turn", "free_block", "turned_block"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """The angles of some positions: cosines and sines, [tokens, key_dim / 2]."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    @classmethod
+    def of(cls, positions: torch.Tensor, frequencies: torch.Tensor) -> "Turn":
+        angles = positions[:, None] * frequencies
+        return cls(angles.cos(), angles.sin())
+
+    def at(self, places: torch.Tensor) -> "Turn":
+        """Return the angles of some of the positions."""
+        return Turn(self.cos[places], self.sin[places])
+
+    def back(self) -> "Turn":
+        return Turn(self.cos, -self.sin)
+
+    def apply(self, keys: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        """Turn keys, [kv_heads, tokens or 1, key_dim]; they pair the halves of a head.
+
+        `out` has the tokens of the turn, and may be `keys` itself.
+        """
+        first, second = keys.chunk(2, -1)
+        half = first.shape[-1]
+        turned = (first * self.cos).addcmul_(second, self.sin, value=-1)
+        out[..., half:].copy_((second * self.cos).addcmul_(first, self.sin))
+        out[..., :half].copy_(turned)
+        return out
 
 
 def free_block(block: KVBlock, rotary: Rotary, start: int) -> KVBlock:
@@ -39,43 +72,40 @@ class Placement:
 
     Args:
         arena: What is written to; its token 0 stands at position `origin`.
+        origin: See `arena`.
         rotary: How the model's keys depend on their positions.
         passages: What is placed.
+
+    Attributes:
+        spans: Where in the arena each passage begins and ends.
     """
 
     def __init__(
         self, arena: Arena, origin: int, rotary: Rotary, passages: Sequence[PlacedPassage]
     ) -> None:
-        self._arena = arena
-        self._origin = origin
-        self._passages = passages
+        self.arena = arena
+        self.spans = [(p.start - origin, p.stop - origin) for p in passages]
+        self._blocks = [p.block for p in passages]
+        self._frequencies = torch.from_numpy(rotary.frequencies).to(arena.shape.device)
         device = arena.shape.device
-        self._angles = [
+        self._positions = [
             torch.arange(p.start, p.stop, dtype=torch.float32, device=device) for p in passages
         ]
-        self._frequencies = torch.from_numpy(rotary.frequencies).to(device)
+        self._turns: dict[int, list[Turn]] = {}
+
+    def turns(self, layer: int) -> list[Turn]:
+        """Return the turn of each passage's keys; computed once where layers share them."""
+        number = layer if len(self._frequencies) > 1 else 0
+        if number not in self._turns:
+            turns = [Turn.of(p, self._frequencies[number]) for p in self._positions]
+            self._turns = {number: turns}
+        return self._turns[number]
 
     def place(self, layer: int) -> None:
         """Write the keys and values of one layer."""
-        of_layer = self._frequencies[layer if len(self._frequencies) > 1 else 0]
-        for passage, positions in zip(self._passages, self._angles, strict=True):
-            first, last = passage.start - self._origin, passage.stop - self._origin
-            keys = self._arena.keys[layer, 0, :, first:last]
-            angles = positions[:, None] * of_layer
-            _turn(_numbers(passage.block, layer, keys), angles.cos(), angles.sin(), out=keys)
-            values = torch.from_numpy(passage.block.values[layer]).view(keys.dtype)
-            self._arena.values[layer, 0, :, first:last].copy_(values)
-
-
-def _numbers(block: KVBlock, layer: int, like: torch.Tensor) -> torch.Tensor:
-    """Return a layer's keys, [kv_heads, tokens, key_dim], in float32 where they are turned."""
-    keys = torch.from_numpy(block.keys[layer]).view(like.dtype)
-    return keys.to(like.device, torch.float32)
-
-
-def _turn(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, out: torch.Tensor) -> None:
-    """Turn keys by angles, [tokens, key_dim / 2], pairing the halves of a head as `Rotary` does."""
-    first, second = keys.chunk(2, -1)
-    half = first.shape[-1]
-    out[..., :half].copy_((first * cos).addcmul_(second, sin, value=-1))
-    out[..., half:].copy_((second * cos).addcmul_(first, sin))
+        for block, span, turn in zip(self._blocks, self.spans, self.turns(layer), strict=True):
+            keys = self.arena.keys[layer, 0, :, slice(*span)]
+            values = self.arena.values[layer, 0, :, slice(*span)]
+            write_bits(keys, block.keys[layer])
+            write_bits(values, block.values[layer])
+            turn.apply(keys.float(), out=keys)

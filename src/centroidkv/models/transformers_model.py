@@ -255,6 +255,10 @@ class _ArenaSequence:
         self._steps.begin(token_ids)
         self._arenas.ready(self._open, is_working=False)
 
+    def score(self, token_ids: Sequence[int]) -> FloatArray:
+        logits = self._owner.forward(token_ids, self._open, rows=len(token_ids))
+        return logits.float().cpu().numpy()
+
     def blend(
         self,
         token_ids: Sequence[int],
@@ -289,10 +293,6 @@ class _ArenaSequence:
     def _new_steps(self, drafts: Drafts | None) -> Steps:
         small = self._small_model(drafts) if drafts is not None else None
         return Steps(self._owner, self._open, drafts, limit=self._capacity, small=small)
-
-    def score(self, token_ids: Sequence[int]) -> FloatArray:
-        logits = self._owner.forward(token_ids, self._open, rows=len(token_ids))
-        return logits.float().cpu().numpy()
 
     def _small_model(self, drafts: Drafts) -> ModelDrafter | None:
         draft = self._owner.draft_model

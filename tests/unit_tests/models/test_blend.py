@@ -41,7 +41,10 @@ def passage_kv(model: TransformersModel, passage: list[int]) -> KVBlock:
     block = sequence.snapshot(len(HEAD), sequence.num_tokens)
     sequence.close()
     assert model.rotary is not None
-    return free_block(block, model.rotary, len(HEAD))
+    free = free_block(block, model.rotary, len(HEAD))
+    for array in (free.keys, free.values):
+        array.flags.writeable = False  # as it comes from a file
+    return free
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def dense(
             for p in passages:
                 turned = turned_block(p.block, model.rotary, np.arange(p.start, p.stop))
                 all_keys[0, :, p.start : p.stop] = torch.from_numpy(turned.keys[number])
-                all_values[0, :, p.start : p.stop] = torch.from_numpy(turned.values[number])
+                all_values[0, :, p.start : p.stop] = torch.from_numpy(turned.values[number].copy())
             all_keys[:, :, rows], all_values[:, :, rows] = keys, values
         if number == 1:  # the check layer
             is_kept = torch.ones(len(PROMPT), dtype=torch.bool)
@@ -140,7 +143,7 @@ def test_scattered_rows_are_those_of_a_dense_computation(
     model: TransformersModel, passages: list[PlacedPassage]
 ) -> None:
     sequence, whole = (model.open_sequence(len(PROMPT)) for _ in range(2))
-    done = model.blender.run(sequence._open, PROMPT, passages, Recipe(0.2))
+    done = model.blender.run(sequence._open, PROMPT, passages, Recipe(0.2, drift=0))
     whole.prefill(PROMPT)
     assert done.report.again_tokens == 32
     # The first passage stands where it was computed; of the second, what deviates most.
@@ -152,6 +155,27 @@ def test_scattered_rows_are_those_of_a_dense_computation(
     expected = dense(model, passages, torch.from_numpy(worst + behind.start))
     assert (done.logits[0] - expected).abs().max() < 1e-4
     assert (done.logits[0] - plain(model)).abs().max() > 1e-3
+
+
+def test_others_are_moved_by_half_of_what_the_chosen_moved(
+    model: TransformersModel, passages: list[PlacedPassage]
+) -> None:
+    assert model.rotary is not None
+    found = []
+    for drift in (0.0, 0.5):
+        arena = Arena(model.shape, 256)
+        model.blender.run(arena, PROMPT, passages, Recipe(0.2, drift=drift))
+        block = arena.snapshot(passages[1].start, passages[1].stop)
+        found.append(free_block(block, model.rotary, passages[1].start))
+    still, moved = found
+    placed = passages[1].block
+    is_other = np.isclose(still.values[2], placed.values[2], atol=1e-6).all((0, 2))
+    assert is_other.sum() == len(ONE) - 32
+    for at, before in ((moved.keys, placed.keys), (moved.values, placed.values)):
+        change = at[2] - before[2]
+        others = change[:, is_other]
+        assert np.allclose(others, others[:, :1], atol=1e-5)
+        assert np.allclose(others[:, 0], 0.5 * change[:, ~is_other].mean(1), atol=1e-5)
 
 
 def test_a_scattered_row_never_sees_what_comes_after_it(model: TransformersModel) -> None:

@@ -1,0 +1,145 @@
+"""What a blended prefill costs beside a full one: by share, by length of the prompt, by layer.
+
+All ways of a prompt are timed by turns, so that a change of the machine's speed meets them alike.
+A blend begins with the passages' files on disk and ends with the logits of the next token.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blend_prompts import Case, borders
+
+from centroidkv.kv.codec import load_block, save_block
+from centroidkv.models.blend_choice import Recipe
+from centroidkv.models.free_keys import PlacedPassage, free_block
+from centroidkv.models.transformers_model import TransformersModel
+
+SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
+
+
+def of_length(case: Case, num_passages: int) -> Case:
+    """Return a prompt with so many passages, repeated where it has fewer."""
+    many = (case.passages * (num_passages // len(case.passages) + 1))[:num_passages]
+    return Case(case.name, case.pool, case.head, many, case.end)
+
+
+@dataclass(slots=True)
+class Race:
+    """One prompt, its passages on disk, and the ways to its first logits."""
+
+    model: TransformersModel
+    case: Case
+    folder: Path
+    _files: dict[tuple[int, ...], Path] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Compute the KV of the passages behind the head, and write it."""
+        for number, ids in enumerate(dict.fromkeys(self.case.passages)):
+            start = len(self.case.head)
+            sequence = self.model.open_sequence(start + len(ids))
+            sequence.prefill([*self.case.head, *ids])
+            block = sequence.snapshot(start, sequence.num_tokens)
+            sequence.close()
+            assert self.model.rotary is not None
+            free = free_block(block, self.model.rotary, start)
+            path = self.folder / f"{len(self.case.prompt)}_{number}"
+            save_block(path, free, ids=("", "", ""), token_ids=ids)
+            self._files[ids] = path
+
+    def full(self) -> float:
+        """Time a plain prefill."""
+        begin = time.perf_counter()
+        sequence = self.model.open_sequence(len(self.case.prompt) + 1)
+        sequence.prefill(self.case.prompt)
+        sequence.logits.argmax()
+        seconds = time.perf_counter() - begin
+        sequence.close()
+        return seconds
+
+    def full_by_rows(self) -> float:
+        """Time a prefill by the code that blends, without passages."""
+        return self._timed(list, Recipe())
+
+    def blend(self, share: float | None) -> float:
+        """Time a blend, its passages read from disk."""
+        return self._timed(self._load, Recipe(share))
+
+    def _timed(self, load: Callable[[], Sequence[PlacedPassage]], recipe: Recipe) -> float:
+        prompt, num_head = self.case.prompt, len(self.case.head)
+        begin = time.perf_counter()
+        sequence = self.model.open_sequence(len(prompt) + 1)
+        sequence.prefill(prompt[:num_head])
+        passages = load()
+        done = self.model.blender.run(sequence._open, prompt[num_head:], passages, recipe)
+        done.logits.argmax()
+        seconds = time.perf_counter() - begin
+        sequence.close()
+        return seconds
+
+    def load_s(self) -> float:
+        """Time reading the passages alone."""
+        begin = time.perf_counter()
+        self._load()
+        return time.perf_counter() - begin
+
+    def _load(self) -> list[PlacedPassage]:
+        where = borders(self.case.passages, len(self.case.head))
+        return [
+            PlacedPassage(*span, load_block(self._files[ids]).block)
+            for ids, span in zip(self.case.passages, where, strict=True)
+        ]
+
+    def layers(self, share: float) -> list[dict[str, float]]:
+        """Return what each layer took of a blend, and what was done before it, in ms."""
+        with _watched(self.model) as marks:
+            begin = time.perf_counter()
+            self.blend(share)
+        rows, last = [], begin
+        for entered, left in marks:
+            rows.append({"before_ms": 1e3 * (entered - last), "layer_ms": 1e3 * (left - entered)})
+            last = left
+        return rows
+
+
+@contextmanager
+def _watched(model: TransformersModel) -> Iterator[list[tuple[float, float]]]:
+    """Note when layers are entered and left, from the first forward of many rows on."""
+    body: Any = model.model
+    entered: list[float] = []
+    marks: list[tuple[float, float]] = []
+
+    def enter(*_: Any) -> None:
+        entered.append(time.perf_counter())
+
+    def leave(*_: Any) -> None:
+        marks.append((entered[-1], time.perf_counter()))
+
+    hooks = []
+    for layer in body.get_decoder().layers:
+        hooks += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+    try:
+        yield marks
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def race(rival: Race, *, rounds: int) -> dict[str, float]:
+    """Return the median seconds of each way, all ways by turns."""
+    ways: dict[str, Callable[[], float]] = {
+        "full": rival.full,
+        "full, by rows": rival.full_by_rows,
+        "read alone": rival.load_s,
+        **{f"blend {share:.0%}": lambda s=share: rival.blend(s) for share in SHARES},
+    }
+    rival.blend(0.15)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            seconds[name].append(way())
+    return {name: round(float(np.median(found)), 4) for name, found in seconds.items()}
