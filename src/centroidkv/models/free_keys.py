@@ -6,6 +6,7 @@ by that of its new one. Knows nothing of what is computed afresh.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,12 +26,26 @@ class PlacedPassage:
     """Where in a prompt a passage's stored KV belongs.
 
     The tokens [start, stop) are absolute positions of the prompt; `block` has as many tokens, its
-    keys are free of positions.
+    keys are free of positions. Of a `Future`, the block may still be on its way: the first layers
+    do not need it.
     """
 
     start: int
     stop: int
-    block: KVBlock
+    block: KVBlock | Future[KVBlock]
+
+    def loaded(self) -> KVBlock:
+        """Return the block, waiting for it where it has to be.
+
+        Raises:
+            ValueError: It has another number of tokens.
+        """
+        block = self.block.result() if isinstance(self.block, Future) else self.block
+        if block.num_tokens != self.stop - self.start:
+            raise ValueError(
+                f"a passage at [{self.start}, {self.stop}) has KV of {block.num_tokens} tokens"
+            )
+        return block
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +112,8 @@ class Placement:
     ) -> None:
         self.arena = arena
         self.spans = [(p.start - origin, p.stop - origin) for p in passages]
-        self._blocks = [p.block for p in passages]
+        self._passages = passages
+        self._blocks: list[KVBlock] = []
         self._frequencies = torch.from_numpy(rotary.frequencies).to(arena.shape.device)
         device = arena.shape.device
         self._positions = [
@@ -114,7 +130,12 @@ class Placement:
         return self._turns[number]
 
     def place(self, layer: int) -> None:
-        """Write the keys and values of one layer."""
+        """Write the keys and values of one layer; the first call waits for the blocks.
+
+        Raises:
+            ValueError: A block has another number of tokens than its place.
+        """
+        self._blocks = self._blocks or [p.loaded() for p in self._passages]
         for block, span, turn in zip(self._blocks, self.spans, self.turns(layer), strict=True):
             keys = self.arena.keys[layer, 0, :, slice(*span)]
             values = self.arena.values[layer, 0, :, slice(*span)]
