@@ -75,7 +75,7 @@ def test_all_that_differs_computed_again_is_a_prefill(
     sequence = model.open_sequence(len(PROMPT) + 4)
     if held:
         sequence.prefill(PROMPT[:held])
-    recipe = Recipe(share, bound=0)
+    recipe = Recipe(share, bound=1e-9)
     done = model.blender.run(sequence._open, PROMPT[held:], passages, recipe)
     # The passage right behind its own head is what it was there.
     expected = BlendReport(160, 160 if share else len(ONE), len(PROMPT) - held - 160, 0.0)
@@ -145,7 +145,7 @@ def test_scattered_rows_are_those_of_a_dense_computation(
     model: TransformersModel, passages: list[PlacedPassage]
 ) -> None:
     sequence, whole = (model.open_sequence(len(PROMPT)) for _ in range(2))
-    done = model.blender.run(sequence._open, PROMPT, passages, Recipe(0.2, drift=0))
+    done = model.blender.run(sequence._open, PROMPT, passages, Recipe(0.2, drift=0, asked=0))
     whole.prefill(PROMPT)
     assert done.report.again_tokens == 32
     # The first passage stands where it was computed; of the second, what deviates most.
@@ -188,7 +188,7 @@ def test_a_scattered_row_never_sees_what_comes_after_it(model: TransformersModel
     kvs = []
     for fact in (ONE, [(t + 50) % 256 for t in ONE]):
         arena = Arena(model.shape, 256)
-        recipe = Recipe(0.4, later=((2, 0.2),))
+        recipe = Recipe(0.4, later=((2, 0.2),), asked=0)
         done = model.blender.run(arena, [*HEAD, *TWO, *fact, *END], placed, recipe)
         assert done.report.again_tokens == 14
         kvs.append(arena.snapshot(0, stop))
