@@ -109,6 +109,9 @@ class EngineConfig(Settings):
     `max_running` requests are computed at the same time, in shared forwards; up to `max_waiting`
     more wait for them to end, and one beyond these is refused with `QueueFull`. With
     `max_running=1` requests take turns, and each holds its prefix for itself.
+
+    `ttft_objective_s` is the time to the first token that loading aims at: of the levels that
+    meet it, the finest is loaded. None for as soon as possible.
     """
 
     memory_budget_bytes: int = GIB
@@ -139,6 +142,7 @@ class EngineConfig(Settings):
     repeat_best: bool = False
     max_running: int = 16
     max_waiting: int = 64
+    ttft_objective_s: float | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -182,6 +186,12 @@ class EngineConfig(Settings):
         require(
             self.max_error is None or (is_number(self.max_error) and 0 < self.max_error < 1),
             f"max_error must be a number in (0, 1), or None, not {self.max_error!r}",
+        )
+        require(
+            self.ttft_objective_s is None
+            or (is_number(self.ttft_objective_s) and self.ttft_objective_s > 0),
+            f"ttft_objective_s must be a number of seconds above 0, or None, "
+            f"not {self.ttft_objective_s!r}",
         )
         self._check_drafts()
         self._check_pins()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from centroidkv.kv.bandwidth import Meter, Tier
+from centroidkv.kv.bandwidth import Tier
 from centroidkv.kv.blocks import Match, Piece, is_root, longest_prefix
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
@@ -39,7 +39,7 @@ class TieredBlocks:
     def __init__(self, memory: MemoryBlocks, disk: DiskBlocks) -> None:
         self.memory = memory
         self.disk = disk
-        self.meter = Meter()
+        self.meter = disk.meter
 
     def has(self, block: str) -> bool:
         return self.memory.has(block) or self.disk.has(block)
@@ -80,7 +80,6 @@ class TieredBlocks:
         found = self.disk.read(row) if row is not None else None
         if row is None or found is None:
             return None
-        self.meter.timed("disk", row.num_bytes, time.perf_counter() - started)
         self.memory.put(row.parent, row.token_ids, found)
         return found
 
