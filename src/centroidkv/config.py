@@ -187,12 +187,6 @@ class EngineConfig(Settings):
             self.max_error is None or (is_number(self.max_error) and 0 < self.max_error < 1),
             f"max_error must be a number in (0, 1), or None, not {self.max_error!r}",
         )
-        require(
-            self.ttft_objective_s is None
-            or (is_number(self.ttft_objective_s) and self.ttft_objective_s > 0),
-            f"ttft_objective_s must be a number of seconds above 0, or None, "
-            f"not {self.ttft_objective_s!r}",
-        )
         self._check_drafts()
         self._check_pins()
         self._check_loading()
@@ -214,6 +208,11 @@ class EngineConfig(Settings):
                 is_count(value, least),
                 f"{name} must be a whole number of at least {least}, not {value!r}",
             )
+        objective_s = self.ttft_objective_s
+        require(
+            objective_s is None or (is_number(objective_s) and objective_s > 0),
+            f"ttft_objective_s must be a number of seconds above 0, or None, not {objective_s!r}",
+        )
 
     def _check_pins(self) -> None:
         require(

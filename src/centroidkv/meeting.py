@@ -193,7 +193,6 @@ class Meeting:
         reading = [
             Reading(self._sources[n], level, now - since)
             for n, (level, since) in self._readings.items()
-            if n >= self._front
         ]
         return Outlook(
             (self._here, self._sources[self._piece_end() - 1].stop),
