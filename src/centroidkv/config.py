@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, Self, TypedDict
 
+from centroidkv.remote_settings import RemoteSettings
 from centroidkv.settings import Settings, is_count, is_date, is_number, require
 from centroidkv.types import Reuse
 
@@ -110,8 +111,11 @@ class EngineConfig(Settings):
     more wait for them to end, and one beyond these is refused with `QueueFull`. With
     `max_running=1` requests take turns, and each holds its prefix for itself.
 
-    `ttft_objective_s` is the time to the first token that loading aims at: of the levels that
-    meet it, the finest is loaded. None for as soon as possible.
+    `eviction` says which blocks leave first when a budget is reached: those least recently used
+    (`lru`), least often (`lfu`), or least worth for what computing them again would cost (`cost`).
+    `remote` is a third tier behind memory and disk, shared with other machines: a URL or the
+    fields of `RemoteSettings`. `ttft_objective_s` is the time to the first token that loading aims
+    at: of the levels that meet it, the finest is loaded; None for as soon as possible.
     """
 
     memory_budget_bytes: int = GIB
@@ -143,6 +147,8 @@ class EngineConfig(Settings):
     max_running: int = 16
     max_waiting: int = 64
     ttft_objective_s: float | None = None
+    eviction: str = "lru"
+    remote: str | Mapping[str, Any] | RemoteSettings | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -190,6 +196,14 @@ class EngineConfig(Settings):
         self._check_drafts()
         self._check_pins()
         self._check_loading()
+
+    def _check_tiers(self) -> None:
+        require(
+            self.eviction in ("lru", "lfu", "cost"),
+            f"eviction must be 'lru', 'lfu' or 'cost', not {self.eviction!r}",
+        )
+        if self.remote is not None:
+            object.__setattr__(self, "remote", RemoteSettings.given(self.remote))
 
     def _check_drafts(self) -> None:
         require(
@@ -240,6 +254,7 @@ class EngineConfig(Settings):
             f"quantization must be 'int8', one of transformers' quantisation configs or a dict of "
             f"its fields, not {known!r}",
         )
+        self._check_tiers()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""

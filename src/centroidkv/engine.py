@@ -21,6 +21,7 @@ from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
+from centroidkv.pinning import Pins
 from centroidkv.plan_config import PlanConfig
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
@@ -38,7 +39,7 @@ from centroidkv.routing.risk import Bound
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
 from centroidkv.tenants import Tenants
-from centroidkv.types import Chunk, Completion, Message, Passage, Route, valid_text
+from centroidkv.types import Chunk, Completion, Message, Passage, Route
 from centroidkv.upkeep import Upkeep
 from centroidkv.versions import Versions
 from centroidkv.warm import Warmer, WarmReport
@@ -155,8 +156,7 @@ class Engine:
         """
         self._require_open()
         self.store.require_writable("build a plan")
-        named = self.config.plan_settings(self.model.context_tokens)
-        config = PlanConfig.of({**named, **settings})
+        config = PlanConfig.of({**self.config.plan_settings(self.model.context_tokens), **settings})
         asked = gather(questions, domains, chat_log, redact, self.router.embedder)
         builder = Builder(self.router, self.model, self._learner)
         progress = progress_bar() if show_progress else no_progress
@@ -180,10 +180,9 @@ class Engine:
     def calibrate(self, pairs: Pairs, *, past_pairs: Pairs = ()) -> list[Bound]:
         """Learn from labelled pairs when another question's answer may be served.
 
-        What `max_error` needs; kept in the store, for this embedder and tenant. Takes a CSV file
-        (question_a, question_b, same_answer) or its rows; returns what the labels support at 1,
-        2 and 5 %, each a sentence as a string. With `past_pairs`, labelled pairs of past questions,
-        the score also looks at the past questions around a pair, and serves more.
+        What `max_error` needs; kept in the store. Takes a CSV file (question_a, question_b,
+        same_answer) or its rows; returns what the labels support at 1, 2 and 5 %, in sentences.
+        With `past_pairs`, labelled ones of past questions, the score also looks around a pair.
 
         Raises:
             ConfigError: The pairs cannot be used; the message names the line and the remedy.
@@ -235,18 +234,14 @@ class Engine:
             ConfigError: Question or domain is not a text, or the engine is closed.
         """
         self._require_open()
-        for name, text in (("question", question), ("domain", "" if domain is None else domain)):
-            if not isinstance(text, str):
-                raise ConfigError(f"{name} must be a text, not {text!r}")
         self.versions.look()
-        return self._retrieving.route(valid_text(question), domain)
+        return self._retrieving.route(question, domain)
 
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model.
 
-        Pinned passages come first, in canonical order, then those of `found` that are not among
-        them. Nothing found is lost. Of all clusters, the one whose pins spare most of `found`
-        lends them, up to the last one that does (setting `pins_by`).
+        Pinned passages come first, in canonical order, then what else was found: nothing is lost.
+        Of all clusters, the one whose pins spare most of `found` lends them (`pins_by`).
         """
         return self._retrieving.compose(route, found)
 
@@ -301,6 +296,11 @@ class Engine:
 
     # care
 
+    @property
+    def pins(self) -> Pins:
+        """Clusters whose KV is not evicted: `pins.add(3)`, `pins.remove(3)`, `pins.all()`."""
+        return Pins(self.store, self.router)
+
     def stats(self) -> StoreStats:
         """Return counts, sizes and counters of the store."""
         self._require_open()
@@ -314,8 +314,8 @@ class Engine:
         return check_store(self.store, repair=repair, router=self.router)
 
     def flush(self) -> None:
-        """Wait until everything learnt so far is on disk."""
-        self.store.writer.flush()
+        """Wait until everything learnt so far is on disk, and sent to the remote."""
+        self.store.flush()
 
     @property
     def is_closed(self) -> bool:
@@ -328,11 +328,9 @@ class Engine:
         self._is_closed = True
         self._tenants.close(self)
         self.store.finish()
-        self.router.close()
-        self._learner.close()
-        self._representatives.close()
-        if self._answers is not None:
-            self._answers.close()
+        for part in (self.router, self._learner, self._representatives, self._answers):
+            if part is not None:
+                part.close()
         self.store.close()
 
     def __enter__(self) -> Self:

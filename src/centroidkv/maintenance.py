@@ -11,6 +11,8 @@ from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow
+from centroidkv.pinning import PinnedCluster, pinned_clusters
+from centroidkv.remote_report import RemoteStats, remote_stats
 from centroidkv.routing.plan import Plan, load_plan
 from centroidkv.routing.pointer import read_pointer
 from centroidkv.routing.router import Router
@@ -40,6 +42,8 @@ class StoreStats:
     dropped_writes: int
     counters: dict[str, int]
     figures: tuple[Figures, ...] = ()
+    remote: RemoteStats | None = None
+    pinned_clusters: tuple[PinnedCluster, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ def store_stats(store: Store) -> StoreStats:
         dropped_writes=store.writer.num_dropped,
         counters=counters,
         figures=tuple(read_figures(store.path)),
+        remote=remote_stats(store),
+        pinned_clusters=tuple(pinned_clusters(store)),
     )
 
 
@@ -150,7 +156,14 @@ def _check_files(
         if sound:
             size = path.stat().st_size
             disk.manifest.add(
-                BlockRow(stored.id, stored.parent, stored.namespace, stored.token_ids, size)
+                BlockRow(
+                    stored.id,
+                    stored.parent,
+                    stored.namespace,
+                    stored.token_ids,
+                    size,
+                    stored.level,
+                )
             )
             repaired.append(f"indexed block {path.stem[:16]}")
         else:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Sequence
 
 from centroidkv.choosing import PinChooser, Pinned
+from centroidkv.errors import ConfigError
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
-from centroidkv.types import Cluster, Passage, Record, Route
+from centroidkv.types import Cluster, Passage, Record, Route, valid_text
 from centroidkv.warming import current_warming
 
 __all__ = ["Retrieving"]
@@ -28,8 +29,15 @@ class Retrieving:
         self._chooser = PinChooser(store.config)
 
     def route(self, question: str, domain: str | None = None) -> Route:
-        """Send a question to its cluster, and start loading the cluster's KV."""
-        route = self._router.route(question, domain)
+        """Send a question to its cluster, and start loading the cluster's KV.
+
+        Raises:
+            ConfigError: Question or domain is not a text.
+        """
+        for name, text in (("question", question), ("domain", "" if domain is None else domain)):
+            if not isinstance(text, str):
+                raise ConfigError(f"{name} must be a text, not {text!r}")
+        route = self._router.route(valid_text(question), domain)
         if current_warming() is None and route.is_admitted:
             self._prefetch(route, route.cluster)
         return route

@@ -10,7 +10,7 @@ from centroidkv import errors
 SRC = Path(centroidkv.__file__).parent
 FILES = sorted(SRC.rglob("*.py"))
 WORDS = {"types", "protocols", "config", "errors", "files", "sqlite_files", "fingerprint",
-         "settings", "tool_calls", "rotary", "plan_config"}  # fmt: skip
+         "settings", "tool_calls", "rotary", "plan_config", "remote_settings"}  # fmt: skip
 PARTS = {"kv", "models", "routing"}
 EDGES = {"cli", "cli_versions", "langchain", "llama_index"}
 BANNED_FILES = {"utils", "util", "helpers", "helper", "manager", "handler", "base", "common",

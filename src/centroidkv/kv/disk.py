@@ -7,11 +7,11 @@ store, so a block survives any number of hits.
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
-from centroidkv.files import set_aside
+from centroidkv.files import set_aside, write_atomic
 from centroidkv.kv.bandwidth import Meter
 from centroidkv.kv.blocks import block_id, is_root
 from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_block
@@ -35,6 +35,7 @@ class DiskBlocks:
         self.read_only = read_only
         self._policy = policy
         self.coders: dict[str, BlockCoder] = {}  # by namespace: how new blocks are written
+        self.leaving: Callable[[Sequence[str]], None] | None = None  # told before blocks go
         self.leases = Leases()
         self.meter = Meter()
         self._blocks = folder / "blocks"
@@ -162,20 +163,44 @@ class DiskBlocks:
         if not is_root(parent) and not self.has(parent):
             # Evicted meanwhile: behind a block that is not there nothing can be found.
             return None
-        row, old = self.placed(parent, token_ids)
-        if row is None:
+        own, old = self.placed(parent, token_ids)
+        if own is None:
             return old
+        coder, namespace = self._coder(parent), self._namespace_of(parent)
+        ids = (own, parent, namespace)
         with self.leases.hold([parent]):
             self.make_room(block.num_bytes + 4096)
-            namespace = self._namespace_of(parent)
-            coder = self.coders.get(namespace, RAW)
-            ids = (row, parent, namespace)
-            size = save_block(self.path(row), block, ids=ids, token_ids=token_ids, coder=coder)
-            self.manifest.add(BlockRow(row, parent, namespace, tuple(token_ids), size, coder.level))
+            size = save_block(self.path(own), block, ids=ids, token_ids=token_ids, coder=coder)
+            self.manifest.add(BlockRow(*ids, tuple(token_ids), size, coder.level))
+        self._supersede(old, own)
+        return own
+
+    def adopt(self, stored: StoredBlock, raw: bytes) -> bool:
+        """Keep a verified block that came from elsewhere, as it came; tell whether it is kept.
+
+        Raises:
+            CacheFull: The block alone is larger than the budget.
+            OSError: The disk is full or read-only.
+        """
+        if self.read_only or stored.level != self._coder(stored.parent).level:
+            return False
+        if not is_root(stored.parent) and not self.has(stored.parent):
+            return False
+        own, old = self.placed(stored.parent, stored.token_ids)
+        if own is None:
+            return False
+        with self.leases.hold([stored.parent]):
+            self.make_room(len(raw))
+            write_atomic(self.path(own), raw)
+            self.manifest.add(_row(stored, len(raw)))
+            self.manifest.sent([own])
+        self._supersede(old, own)
+        return True
+
+    def _supersede(self, old: str | None, new: str) -> None:
         if old is not None:
-            self.manifest.replace_tail(old, row)
+            self.manifest.replace_tail(old, new)
             self.path(old).unlink(missing_ok=True)
-        return row
 
     def placed(self, parent: str, token_ids: Sequence[int]) -> tuple[str | None, str | None]:
         """Decide where tokens go: (new id, tail it supersedes) or (None, id that covers them)."""
@@ -187,6 +212,9 @@ class DiskBlocks:
             if shared == len(tokens):
                 superseded = child
         return block_id(parent, token_ids), superseded
+
+    def _coder(self, parent: str) -> BlockCoder:
+        return self.coders.get(self._namespace_of(parent), RAW)
 
     def _namespace_of(self, parent: str) -> str:
         row = self.manifest.get(parent)
@@ -204,6 +232,8 @@ class DiskBlocks:
             leaves = leaves_to_evict(self.manifest, excess, self.leases)
             if not leaves:
                 raise CacheFull(needed_bytes=needed_bytes, budget_bytes=self.budget_bytes)
+            if self.leaving is not None:
+                self.leaving(leaves)
             self.manifest.evict(leaves)
             self.manifest.count(["evicted_blocks"] * len(leaves))
             for leaf in leaves:

@@ -197,6 +197,29 @@ class Manifest:
             ORDER BY {self._order}, id LIMIT ? OFFSET ?"""
         return [(str(b), int(str(n))) for b, n in self._rows(query, limit, offset)]
 
+    # what a remote has had
+
+    def owed(self, limit: int) -> list[BlockRow]:
+        """Return full blocks that no remote has had, those near the start first."""
+        return list(
+            self.rows("in_remote = 0 AND is_full = 1 ORDER BY depth, last_used LIMIT ?", limit)
+        )
+
+    def is_owed(self, block_id: str) -> bool:
+        query = "SELECT 1 FROM blocks WHERE id = ? AND in_remote = 0 AND is_full = 1"
+        return bool(self._rows(query, block_id))
+
+    def sent(self, block_ids: Iterable[str]) -> None:
+        """Note that the remote has had blocks."""
+        with self._writing() as db:
+            rows = [(b,) for b in block_ids]
+            db.executemany("UPDATE blocks SET in_remote = 1 WHERE id = ?", rows)
+
+    def standing(self, block_id: str) -> tuple[str, float] | None:
+        """Return a block's parent and worth."""
+        rows = self._rows("SELECT parent, worth FROM blocks WHERE id = ?", block_id)
+        return (str(rows[0][0]), float(str(rows[0][1]))) if rows else None
+
     def chain(self, block_id: str) -> list[BlockRow]:
         """Return the rows from the first block of a sequence to `block_id`; [] if broken."""
         rows: list[BlockRow] = []
@@ -251,18 +274,44 @@ class Manifest:
         return [HeldBlock(str(b), int(str(size)), int(str(tokens))) for b, size, tokens in rows]
 
     def copy_prefixes(self, plan: str, to: str, clusters: Iterable[int]) -> None:
-        """Let clusters of another plan have the prefixes that those of the same number have."""
+        """Let clusters of another plan have the prefixes that those of the same number have.
+
+        And be pinned where those are.
+        """
+        clusters = list(clusters)
         with self._writing() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO prefixes SELECT ?, cluster, namespace, head, block,"
                 " num_tokens FROM prefixes WHERE plan = ? AND cluster = ?",
                 [(to, plan, cluster) for cluster in clusters],
             )
+            db.executemany(
+                "INSERT OR IGNORE INTO pins SELECT ?, cluster, in_memory FROM pins"
+                " WHERE plan = ? AND cluster = ?",
+                [(to, plan, cluster) for cluster in clusters],
+            )
 
     def drop_prefixes(self, plan: str) -> None:
         """Forget where the clusters of a plan have their KV; the blocks stay."""
         with self._writing() as db:
+            db.execute("DELETE FROM pins WHERE plan = ?", (plan,))
             db.execute("DELETE FROM prefixes WHERE plan = ?", (plan,))
+
+    # pinned clusters
+
+    def pin(self, plan: str, cluster: int, *, in_memory: bool) -> None:
+        """Keep a cluster's prefixes from being evicted."""
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO pins VALUES (?, ?, ?)", (plan, cluster, in_memory))
+
+    def unpin(self, plan: str, cluster: int) -> None:
+        with self._writing() as db:
+            db.execute("DELETE FROM pins WHERE plan = ? AND cluster = ?", (plan, cluster))
+
+    def pins(self) -> list[tuple[str, int, bool]]:
+        """Return (plan, cluster, kept in memory too) of every pinned cluster."""
+        rows = self._rows("SELECT plan, cluster, in_memory FROM pins ORDER BY plan, cluster")
+        return [(str(plan), int(str(cluster)), bool(kept)) for plan, cluster, kept in rows]
 
     # counters
 
