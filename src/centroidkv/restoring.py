@@ -14,7 +14,6 @@ from centroidkv.kv.blocks import BLOCK_TOKENS, Step
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.learning import Learner
 from centroidkv.meeting import Compute, Meeting, most_in_flight
-from centroidkv.prefill_speed import PrefillSpeed
 from centroidkv.protocols import CausalModel, RunningSequence
 from centroidkv.reading import Readers
 from centroidkv.request import Run
@@ -34,7 +33,7 @@ class Restorer:
         self._model = model
         self._blocks = blocks
         self._learner = learner
-        self._speed = PrefillSpeed()
+        self._speed = learner.store.prefill_speed
         self._token_bytes = 0  # of KV in memory; 0 until a block was seen
         objective_s = learner.store.config.ttft_objective_s
         self._policy = StreamingPolicy(blocks.meter, self._speed, objective_s=objective_s)

@@ -39,6 +39,7 @@ from centroidkv.kv.remote_opening import open_remote
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.kv.write_behind import WriteBehind
 from centroidkv.prefetching import Prefetcher
+from centroidkv.prefill_speed import PrefillSpeed
 from centroidkv.protocols import CentroidIndex
 from centroidkv.queueing import RequestQueue
 from centroidkv.remote_settings import RemoteSettings
@@ -79,6 +80,7 @@ class Store:
         self.plans = PlanFolder(path / "plans")
         self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)
         self.blocks.promotion.later = lambda job, size: self.writer.submit(job, num_bytes=size)
+        self.prefill_speed = PrefillSpeed()
         self.prefetcher = Prefetcher(self.blocks)
         self.requests = RequestQueue(max_running=config.max_running, max_waiting=config.max_waiting)
         self._centroids = _EmbeddedCentroids(path)
