@@ -63,20 +63,22 @@ class Replay:
         self.cost += sum(costs)
         self.hit_cost += sum(costs[:found])
         self._manifest.touch(prompt[:found])
-        leases = Leases()
-        with leases.hold(prompt):  # a request's own blocks are in use while it stores
-            for at in range(found, len(prompt)):
-                if len(self._held) >= self.most and not self._make_room(leases):
-                    return
-                parent = prompt[at - 1] if at else ROOT
-                self._manifest.add(BlockRow(prompt[at], parent, ROOT, tuple(range(TOKENS)), TOKENS))
-                self._held.add(prompt[at])
+        for at in range(found, min(len(prompt), found + self._room(len(prompt) - found, prompt))):
+            parent = prompt[at - 1] if at else ROOT
+            self._manifest.add(BlockRow(prompt[at], parent, ROOT, (0,) * TOKENS, TOKENS))
+            self._held.add(prompt[at])
 
-    def _make_room(self, leases: Leases) -> bool:
-        leaves = leaves_to_evict(self._manifest, TOKENS, leases)
-        self._manifest.evict(leaves)
-        self._held.difference_update(leaves)
-        return bool(leaves)
+    def _room(self, wanted: int, prompt: list[str]) -> int:
+        """Evict for so many blocks, but none of the prompt's own; return how many have room."""
+        leases = Leases()
+        with leases.hold(prompt):
+            while (excess := len(self._held) + wanted - self.most) > 0:
+                leaves = leaves_to_evict(self._manifest, excess * TOKENS, leases)
+                if not leaves:
+                    break
+                self._manifest.evict(leaves)
+                self._held.difference_update(leaves)
+        return self.most - len(self._held)
 
 
 def main() -> None:
