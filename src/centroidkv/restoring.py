@@ -17,7 +17,7 @@ from centroidkv.meeting import Compute, Meeting, most_in_flight
 from centroidkv.protocols import CausalModel, RunningSequence
 from centroidkv.reading import Readers
 from centroidkv.request import Run
-from centroidkv.streaming import Source, StreamingPolicy
+from centroidkv.streaming import Source
 from centroidkv.types import KVBlock
 
 LONG_PROMPT = 512
@@ -33,10 +33,7 @@ class Restorer:
         self._model = model
         self._blocks = blocks
         self._learner = learner
-        self._speed = learner.store.prefill_speed
         self._token_bytes = 0  # of KV in memory; 0 until a block was seen
-        objective_s = learner.store.config.ttft_objective_s
-        self._policy = StreamingPolicy(blocks.meter, self._speed, objective_s=objective_s)
 
     def restore(self, run: Run, sequence: RunningSequence) -> None:
         """Put the longest stored prefix into the sequence; on any fault, what is sound of it.
@@ -66,7 +63,7 @@ class Restorer:
     def computed(self, run: Run, seconds: float, start: int, stop: int) -> None:
         """Note how long the prompt's tokens [start, stop) took to compute."""
         run.prefill_s += seconds
-        self._speed.timed(stop - start, seconds, behind=start)
+        self._learner.store.prefill_speed.timed(stop - start, seconds, behind=start)
 
     # all in memory
 
@@ -92,7 +89,7 @@ class Restorer:
         sources = [self._source(step) for step in missing]
         meeting = Meeting(
             sources,
-            self._policy,
+            self._learner.store.streaming,
             lambda: time.perf_counter() - run.begin,
             held=held,
             rest=(run.match.num_tokens, len(run.prompt)),

@@ -44,6 +44,7 @@ from centroidkv.protocols import CentroidIndex
 from centroidkv.queueing import RequestQueue
 from centroidkv.remote_settings import RemoteSettings
 from centroidkv.routing.plan import Plan, PlanFolder
+from centroidkv.streaming import StreamingPolicy
 
 if TYPE_CHECKING:
     from centroidkv.routing.chroma_index import EmbeddedChroma
@@ -81,6 +82,9 @@ class Store:
         self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)
         self.blocks.promotion.later = lambda job, size: self.writer.submit(job, num_bytes=size)
         self.prefill_speed = PrefillSpeed()
+        self.streaming = StreamingPolicy(
+            self.blocks.meter, self.prefill_speed, objective_s=config.ttft_objective_s
+        )
         self.prefetcher = Prefetcher(self.blocks)
         self.requests = RequestQueue(max_running=config.max_running, max_waiting=config.max_waiting)
         self._centroids = _EmbeddedCentroids(path)
