@@ -106,8 +106,10 @@ class Answering:
             if request.reuse != "off":
                 self._restorer.restore(run, sequence)
             started = time.perf_counter()
-            sequence.prefill(run.prompt.token_ids[run.reused :], self._drafts(run))
-            run.prefill_s = time.perf_counter() - started
+            held = sequence.num_tokens
+            sequence.prefill(run.prompt.token_ids[held:], self._drafts(run))
+            seconds = time.perf_counter() - started
+            self._restorer.computed(run, seconds, held, len(run.prompt))
             yield from self._decode(run, sampling, sequence)
         finally:
             sequence.close()
@@ -227,6 +229,8 @@ class Answering:
             miss=run.problem or self._miss_reason(run),
             grid=self.model.grid_tokens,
         )
+        if run.recomputed and outcome == "partial":
+            reason = run.problem or "computed_faster"
         usage = replace(usage, outcome=outcome, reason=reason)
         answered = Answered(
             prompt=run.prompt,
@@ -236,6 +240,7 @@ class Answering:
             where=run.where,
             usage=usage,
             match=run.match,
+            sound=run.sound,
         )
         return replace(usage, stored_tokens=self._learner.after(answered, sequence))
 
@@ -244,6 +249,8 @@ class Answering:
         self._learner.count(usage)
 
     def _miss_reason(self, run: Run) -> Reason:
+        if run.recomputed:
+            return "computed_faster"
         if run.miss_reason is not None:
             return run.miss_reason
         if run.where.is_question_first:
@@ -279,6 +286,9 @@ def _measured(run: Run, tokens: Sequence[Token], decode_s: float) -> Usage:
         domain=route.settled_domain if route else None,
         distance=far,
         tier=run.tier,
+        loaded_bytes=run.loaded_bytes,
+        loaded_levels=tuple(sorted(run.levels)),
+        recomputed_tokens=run.recomputed,
         plan=(route.plan or None) if route else None,
         embed_s=route.embed_s if route else 0.0,
         route_s=route.route_s if route else 0.0,

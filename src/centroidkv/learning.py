@@ -35,7 +35,8 @@ __all__ = ["Answered", "Learner"]
 class Answered:
     """A request that has been answered, as far as learning from it needs.
 
-    `answer` are the tokens decoded; `is_conversation` that the next prompt may continue it.
+    `answer` are the tokens decoded; `is_conversation` that the next prompt may continue it. The KV
+    of the first `sound` tokens of the prompt came from the store or from an earlier arena.
     """
 
     prompt: Prompt
@@ -45,6 +46,7 @@ class Answered:
     where: Layout
     usage: Usage
     match: Match
+    sound: int
 
 
 class Learner:
@@ -118,7 +120,7 @@ class Learner:
         self.count(usage)
         pieces: list[Piece] = []
         # An arena may have held more of the prompt than the store does.
-        stored = min(usage.reused_tokens, answered.match.num_tokens)
+        stored = min(answered.sound, answered.match.num_tokens)
         kept = answered.prompt.token_ids
         if self._model.grid_tokens > 1:
             kept = self._on_grid(kept)

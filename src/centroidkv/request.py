@@ -96,6 +96,10 @@ class Run:
     dropped_pins: int = 0
     match: Match = field(default_factory=lambda: Match(()))
     reused: int = 0
+    recomputed: int = 0  # tokens of the stored prefix that were computed all the same
+    sound: int = 0  # leading tokens whose KV the store need not be given again
+    loaded_bytes: int = 0
+    levels: set[str] = field(default_factory=set)
     tier: Literal["memory", "disk", "remote", "none"] = "none"
     problem: Reason | None = None
     miss_reason: Reason | None = None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from centroidkv.types import FloatArray
 
-__all__ = ["Rotary", "from_float32", "to_float32"]
+__all__ = ["Rotary", "from_float32", "to_float32", "turned"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,17 +34,27 @@ class Rotary:
             keys: Shape [layers, kv_heads, tokens, key_dim], float32.
             positions: Shape [tokens]. Negative ones turn back.
         """
+        return turned(keys, *self.angles(positions))
+
+    def angles(self, positions: NDArray[np.integer[Any]]) -> tuple[FloatArray, FloatArray]:
+        """Return cosines and sines of positions, shape [layers or 1, 1, tokens, key_dim / 2]."""
         # The same products in float32 as in the models, so that the angles are theirs to the bit.
         angles = positions.astype(np.float32)[None, :, None] * self.frequencies[:, None, :]
-        cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
-        half = keys.shape[-1] // 2
-        first, second = keys[..., :half], keys[..., half:]
-        turned = np.empty_like(keys)
-        np.multiply(first, cos, out=turned[..., :half])
-        turned[..., :half] -= second * sin
-        np.multiply(second, cos, out=turned[..., half:])
-        turned[..., half:] += first * sin
-        return turned
+        return np.cos(angles)[:, None], np.sin(angles)[:, None]
+
+
+def turned(
+    keys: FloatArray, cos: FloatArray, sin: FloatArray, out: FloatArray | None = None
+) -> FloatArray:
+    """Return keys turned by angles, as `Rotary.angles` returns them, in `out` or a new array."""
+    half = keys.shape[-1] // 2
+    first, second = keys[..., :half], keys[..., half:]
+    found = np.empty_like(keys) if out is None else out
+    np.multiply(first, cos, out=found[..., :half])
+    found[..., :half] -= second * sin
+    np.multiply(second, cos, out=found[..., half:])
+    found[..., half:] += first * sin
+    return found
 
 
 def to_float32(array: NDArray[Any], dtype: str) -> FloatArray:

@@ -54,6 +54,7 @@ Reason = Literal[
     "question_before_context",  # the prompt puts the question first, so no prefix can repeat
     "block_damaged",  # a stored block could not be used and is computed again
     "store_failed",  # the store could not be read
+    "computed_faster",  # a part of what is stored was computed, as loading would have taken longer
     "reuse_off",  # the caller switched reuse off
     "representative_answer",  # the stored answer of the cluster's representative was served
     "representative_kv",  # decoded from the KV of the representative's prompt
@@ -240,7 +241,9 @@ class Usage:
     the calibrated limit of how often it is wrong, None where that is unknown. `domain` is that of
     the cluster, or that which was given where no cluster admitted the question, and `plan` the
     plan version that routed it, None where none did. Of the answer, `drafted_tokens` were guessed
-    right and cost no step of their own.
+    right and cost no step of their own. `loaded_bytes` came from disk or a remote, at the
+    `loaded_levels`; `recomputed_tokens` are stored too, but were computed, since that was faster
+    or they could not be loaded. Only what was loaded counts as reused.
     """
 
     outcome: Outcome
@@ -256,6 +259,9 @@ class Usage:
     domain: str | None = None
     distance: float | None = None
     tier: Literal["memory", "disk", "remote", "none"] = "none"
+    loaded_bytes: int = 0
+    loaded_levels: tuple[str, ...] = ()
+    recomputed_tokens: int = 0
     approximate: bool = False
     representative: str | None = None
     error_bound: float | None = None

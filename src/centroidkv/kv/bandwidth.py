@@ -42,10 +42,18 @@ class Link:
     latency_s: float
     is_measured: bool
 
-    def seconds(self, num_bytes: float, *, num_reads: int = 1, in_flight: int = 1) -> float:
-        """Return how long reads take, so many at a time: they share the link, not the latency."""
-        rounds = -(-num_reads // in_flight)
-        return rounds * self.latency_s + num_bytes / self.bytes_per_s
+    def seconds(
+        self, num_bytes: float, *, num_reads: float, in_flight: int = 1, decode_s: float = 0.0
+    ) -> float:
+        """Return how long reads take, so many at a time, each decoded by who has read it.
+
+        They share the link and the processor; latency is hidden behind the others.
+        """
+        moving_s = num_bytes / self.bytes_per_s
+        each_s = (num_reads * self.latency_s + moving_s + decode_s) / in_flight
+        if in_flight == 1:
+            return each_s
+        return max(each_s, min(num_reads, 1.0) * self.latency_s + max(moving_s, decode_s))
 
 
 class Meter:
@@ -85,8 +93,8 @@ class Meter:
 class _Reads:
     """The last reads of one tier: (begin, end, bytes) each.
 
-    The bandwidth is bytes over the time in which at least one read was under way, so that several
-    at a time count as what they are: one link, shared.
+    The bandwidth is bytes over the time in which any were coming in, so that several reads at a
+    time count as what they are: one link, shared.
     """
 
     def __init__(self, tier: Tier) -> None:
@@ -112,18 +120,16 @@ class _Reads:
         latency_s = min(self._assumed_latency_s, quickest_s / 2)
         if measured_s is not None:
             latency_s = min(measured_s, 0.99 * quickest_s)
-        busy_s, starts = self._busy()
-        moving_s = max(busy_s - starts * latency_s, 0.01 * busy_s, 1e-9)
+        moving_s = max(self._moving_s(latency_s), 1e-9)
         return Link(sum(n for _, _, n in self._reads) / moving_s, latency_s, is_measured=True)
 
-    def _busy(self) -> tuple[float, int]:
-        """Return the seconds in which a read was under way, and how often it began with none."""
-        busy_s, starts, until = 0.0, 0, float("-inf")
+    def _moving_s(self, latency_s: float) -> float:
+        """Return the seconds in which bytes of at least one read were coming in."""
+        moving_s, until = 0.0, float("-inf")
         for begin, end, _ in sorted(self._reads):
-            starts += begin >= until - 1e-9
-            busy_s += max(0.0, end - max(begin, until))
+            moving_s += max(0.0, end - max(begin + latency_s, until))
             until = max(until, end)
-        return busy_s, starts
+        return moving_s
 
     def _first_byte_s(self) -> float | None:
         """Return where a line through the times of reads of several sizes begins."""

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from centroidkv.errors import ConfigError
 from centroidkv.kv.levels.port import CodedBlock, Level, Uncodable
+from centroidkv.kv.levels.q3 import Q3
+from centroidkv.kv.levels.q4 import Q4
+from centroidkv.kv.levels.q5k4v import Q5K4V
 from centroidkv.kv.levels.q8 import Q8
 from centroidkv.kv.levels.raw import RAW_LEVEL
 from centroidkv.rotary import Rotary
@@ -12,7 +15,7 @@ from centroidkv.types import KVBlock
 
 __all__ = ["LEVELS", "RAW", "BlockCoder", "CodedBlock", "decoded"]
 
-_LEVELS: Mapping[str, Level] = {level.name: level for level in (RAW_LEVEL, Q8)}
+_LEVELS: Mapping[str, Level] = {level.name: level for level in (RAW_LEVEL, Q8, Q5K4V, Q4, Q3)}
 LEVELS: tuple[str, ...] = tuple(_LEVELS)
 
 

@@ -1,4 +1,4 @@
-"""Keys or values of a block, rounded to steps of one size per layer, and back.
+"""Keys or values of a block, rounded to steps, and back.
 
 A channel's mean over the block's tokens is taken off first. Rows are then what is alike within:
 a channel's numbers (of keys), or a token's (of values). Tokens that the others cannot be measured
@@ -10,93 +10,118 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from centroidkv.kv.levels.port import Shape, Uncodable
-from centroidkv.kv.levels.rows import Reader, pack_numbers, pack_rows, unpack_numbers, unpack_rows
+from centroidkv.kv.levels.packing import compressed
+from centroidkv.kv.levels.port import Shape
+from centroidkv.kv.levels.rows import (
+    Reader,
+    Rows,
+    pack_numbers,
+    pack_rows,
+    sized,
+    unpack_numbers,
+    unpack_rows,
+)
+from centroidkv.kv.levels.steps import Steps
 from centroidkv.types import FloatArray
 
-__all__ = ["Field"]
+__all__ = ["KEYS", "VALUES", "Field", "OpenField"]
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """How an array of shape [layers, kv_heads, tokens, dim] is coded.
+    """How an array of shape [layers, kv_heads, tokens, dim] is laid out in bytes."""
 
-    `step` is a part of each layer's typical spread about the channels' means.
-    """
-
-    step: float
     by_channel: bool
 
-    def encode(self, field: FloatArray, apart: NDArray[np.intp]) -> bytes:
+    def encode(self, field: FloatArray, apart: NDArray[np.intp], steps: Steps) -> bytes:
         """Code a field; the tokens `apart` are kept for themselves.
 
         Raises:
-            Uncodable: It holds numbers too large, or none.
+            Uncodable: It holds numbers too far apart.
         """
         rest = np.delete(field, apart, axis=2)
         halves = field[:, :, apart].astype(np.float16)
-        if not np.isfinite(rest).all() or not np.isfinite(halves).all():
-            raise Uncodable("not a number of half precision")
+        sizes = steps.sizes
         means = rest.mean(2, keepdims=True) if rest.shape[2] else np.zeros_like(field[:, :, :1])
-        steps = self._steps(rest - means)
-        means = np.rint(means / _each(steps))
-        rows = self._rows(rest / _each(steps) - means)
+        means = np.rint(means / sizes)
         return b"".join((
-            steps.tobytes(),
+            steps.unit.tobytes(),
+            sized(compressed(steps.halves.tobytes())),
             halves.tobytes(),
-            pack_numbers(_whole(means)),
-            pack_rows(rows),
+            pack_numbers(means.ravel()),
+            pack_rows(self._rows(rest / sizes - means)),
         ))  # fmt: skip
 
-    def decode(self, raw: memoryview, shape: Shape, apart: NDArray[np.intp]) -> FloatArray:
-        """Return a coded field of that shape.
+    def open(self, raw: memoryview, shape: Shape, apart: NDArray[np.intp]) -> "OpenField":
+        """Read a coded field of that shape, without putting it together.
 
         Raises:
             ValueError: The bytes are not those of such a field.
         """
         layers, heads, tokens, dim = shape
         reader = Reader(raw)
-        steps = np.frombuffer(reader.take(4 * layers), np.float32)
-        sink_shape = (layers, heads, len(apart), dim)
-        halves = np.frombuffer(reader.take(2 * int(np.prod(sink_shape))), np.float16)
+        sizes = self._steps(reader, shape).sizes
+        sinks = (layers, heads, len(apart), dim)
+        halves = np.frombuffer(reader.take(2 * int(np.prod(sinks))), np.float16).reshape(sinks)
+        if not np.isfinite(halves).all():
+            raise ValueError("a token apart that is no number")
         means = unpack_numbers(reader, layers * heads * dim).reshape(layers, heads, 1, dim)
-        rest = (layers, heads, tokens - len(apart), dim)
-        found = self._from_rows(reader, rest)
+        tokens -= len(apart)
+        num_rows, length = (dim, tokens) if self.by_channel else (tokens, dim)
+        rows = unpack_rows(reader, layers * heads * num_rows, length)
         reader.end()
-        found += means
-        found *= _each(steps)
-        if not len(apart):
-            return found
-        field = np.empty(shape, np.float32)
-        field[:, :, np.delete(np.arange(tokens), apart)] = found
-        field[:, :, apart] = halves.reshape(sink_shape)
-        return field
+        rest = np.delete(np.arange(shape[2]), apart)
+        return OpenField(self, shape, sizes, means, rows, (apart, halves, rest))
 
-    def _steps(self, spread: FloatArray) -> FloatArray:
-        """Return each layer's step: a part of the root mean square of its median token."""
-        squares = np.square(spread, dtype=np.float64).mean((1, 3))
-        typical = np.median(squares, axis=1) if squares.shape[1] else squares.sum(1)
-        steps = (self.step * np.sqrt(typical)).astype(np.float32)
-        return np.where(steps > 0, steps, np.float32(1)).astype(np.float32)
+    def _steps(self, reader: Reader, shape: Shape) -> Steps:
+        layers, heads, _, dim = shape
+        own = (layers, heads, 1, dim) if self.by_channel else (layers, 1, 1, 1)
+        unit = np.frombuffer(reader.take(4), np.float32)[0]
+        halves = np.frombuffer(reader.unpacked(int(np.prod(own))), np.int8)
+        return Steps.checked(unit, halves.reshape(own))
 
     def _rows(self, field: FloatArray) -> FloatArray:
         if self.by_channel:
             field = field.swapaxes(2, 3)
         return np.ascontiguousarray(field).reshape(-1, field.shape[3])
 
-    def _from_rows(self, reader: Reader, shape: Shape) -> FloatArray:
-        layers, heads, tokens, dim = shape
-        if not self.by_channel:
-            return unpack_rows(reader, layers * heads * tokens, dim).reshape(shape)
-        rows = unpack_rows(reader, layers * heads * dim, tokens)
-        return np.ascontiguousarray(rows.reshape(layers, heads, dim, tokens).swapaxes(2, 3))
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenField:
+    """A coded field that is put together a few layers at a time.
+
+    `kept` are the tokens apart, their numbers, and the other tokens.
+    """
+
+    field: Field
+    shape: Shape
+    sizes: FloatArray
+    means: FloatArray
+    rows: Rows
+    kept: tuple[NDArray[np.intp], NDArray[np.float16], NDArray[np.intp]]
+
+    def layers(self, start: int, stop: int) -> FloatArray:
+        """Return the layers [start, stop), shape [stop - start, kv_heads, tokens, dim]."""
+        apart, halves, others = self.kept
+        _, heads, tokens, dim = self.shape
+        rest = self._rows(start, stop, len(others))
+        rest += self.means[start:stop]
+        rest *= self.sizes[start:stop]
+        if not len(apart):
+            return rest
+        found = np.empty((stop - start, heads, tokens, dim), np.float32)
+        found[:, :, others] = rest
+        found[:, :, apart] = halves[start:stop]
+        return found
+
+    def _rows(self, start: int, stop: int, tokens: int) -> FloatArray:
+        _, heads, _, dim = self.shape
+        if not self.field.by_channel:
+            each = heads * tokens
+            return self.rows.part(start * each, stop * each).reshape(-1, heads, tokens, dim)
+        each = heads * dim
+        rows = self.rows.part(start * each, stop * each)
+        return np.ascontiguousarray(rows.reshape(-1, heads, dim, tokens).swapaxes(2, 3))
 
 
-def _each(steps: FloatArray) -> FloatArray:
-    return steps[:, None, None, None]
-
-
-def _whole(numbers: FloatArray) -> NDArray[np.int64]:
-    if not np.isfinite(numbers).all() or np.abs(numbers).max(initial=0) > 1 << 30:
-        raise Uncodable("means too far apart")
-    return numbers.astype(np.int64).ravel()
+KEYS, VALUES = Field(by_channel=True), Field(by_channel=False)

@@ -3,14 +3,16 @@
 Owns the byte layout. What a row means, a channel or a token, is known to the caller.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from centroidkv.kv.levels.packing import PACKINGS, compressed, decompressed
+from centroidkv.kv.levels.packing import PACKINGS, Decompressor, Packing, compressed
 from centroidkv.kv.levels.port import Uncodable
 from centroidkv.types import FloatArray
 
-__all__ = ["Reader", "pack_numbers", "pack_rows", "unpack_numbers", "unpack_rows"]
+__all__ = ["Reader", "Rows", "pack_numbers", "pack_rows", "sized", "unpack_numbers", "unpack_rows"]
 
 _REACHES = np.array([p.most for p in PACKINGS])
 # Up to here the mean of what was rounded to a number is kept, a better guess than the number.
@@ -22,8 +24,9 @@ class Reader:
 
     def __init__(self, raw: memoryview) -> None:
         self._left = raw
+        self._decompressor = Decompressor()
 
-    def take(self, size: int) -> bytes:
+    def take(self, size: int) -> memoryview:
         """Return the next bytes.
 
         Raises:
@@ -32,11 +35,16 @@ class Reader:
         if not 0 <= size <= len(self._left):
             raise ValueError("a coded part is cut off")
         taken, self._left = self._left[:size], self._left[size:]
-        return bytes(taken)
+        return taken
 
-    def sized(self) -> bytes:
-        """Return the next bytes, whose number stands in front of them."""
-        return self.take(int.from_bytes(self.take(4), "little"))
+    def unpacked(self, size: int) -> bytes:
+        """Return the next compressed bytes, whose number stands in front of them.
+
+        Raises:
+            ValueError: They are damaged, or do not make `size` bytes.
+        """
+        frame = self.take(int.from_bytes(self.take(4), "little"))
+        return self._decompressor.decompressed(frame, size)
 
     def end(self) -> None:
         """Raise `ValueError` if anything is left."""
@@ -49,20 +57,19 @@ def sized(raw: bytes) -> bytes:
     return len(raw).to_bytes(4, "little") + raw
 
 
-def pack_numbers(numbers: NDArray[np.int64]) -> bytes:
-    """Pack a flat array of numbers of two bytes.
+def pack_numbers(numbers: FloatArray) -> bytes:
+    """Pack a flat array of whole numbers, two bytes each before they are compressed.
 
     Raises:
         Uncodable: One of them is too large.
     """
-    if numbers.size and np.abs(numbers).max() > _REACHES[-1]:
-        raise Uncodable("numbers too far apart")
+    _require_reachable(numbers)
     return sized(compressed(PACKINGS[-1].pack(numbers)))
 
 
 def unpack_numbers(reader: Reader, size: int) -> FloatArray:
     """Return packed numbers, shape [size]."""
-    raw = decompressed(reader.sized(), PACKINGS[-1].num_bytes(size))
+    raw = reader.unpacked(PACKINGS[-1].num_bytes(size))
     return PACKINGS[-1].unpack(raw, size, None)
 
 
@@ -72,8 +79,7 @@ def pack_rows(exact: FloatArray) -> bytes:
     Raises:
         Uncodable: A number is too large, or is none.
     """
-    if not np.isfinite(exact).all() or np.abs(exact).max(initial=0) > _REACHES[-1]:
-        raise Uncodable("numbers too far apart")
+    _require_reachable(exact)
     numbers = np.rint(exact).astype(np.int64)
     sorts = np.searchsorted(_REACHES, np.abs(numbers).max(1, initial=0)).astype(np.uint8)
     parts = [sized(compressed(sorts.tobytes()))]
@@ -87,27 +93,54 @@ def pack_rows(exact: FloatArray) -> bytes:
     return b"".join(parts)
 
 
-def unpack_rows(reader: Reader, num_rows: int, length: int) -> FloatArray:
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Unpacked rows, sort by sort: row `i` stands at `places[i]` of `sorted_rows`."""
+
+    sorted_rows: FloatArray
+    places: NDArray[np.intp]
+
+    def part(self, start: int, stop: int) -> FloatArray:
+        """Return the rows [start, stop); a new array."""
+        return self.sorted_rows.take(self.places[start:stop], axis=0, mode="clip")
+
+
+def unpack_rows(reader: Reader, num_rows: int, length: int) -> Rows:
     """Return packed rows, shape [rows, length].
 
     Raises:
         ValueError: The bytes are not those of such rows.
     """
-    sorts = np.frombuffer(decompressed(reader.sized(), num_rows), np.uint8)
-    if sorts.size and sorts.max() >= len(PACKINGS):
+    sorts = np.frombuffer(reader.unpacked(num_rows), np.uint8)
+    counts = np.bincount(sorts, minlength=len(PACKINGS))
+    if len(counts) > len(PACKINGS):
         raise ValueError("a row of an unknown sort")
-    rows = np.zeros((num_rows, length), np.float32)
-    for sort, packing in enumerate(PACKINGS):
-        mine = np.flatnonzero(sorts == sort)
-        if not packing.most or not mine.size:
-            continue
-        levels: FloatArray | None = None
-        if packing.most <= _MOST_WITH_MEANS:
-            levels = np.frombuffer(reader.take(2 * packing.base), np.float16).astype(np.float32)
-        size = mine.size * length
-        raw = decompressed(reader.sized(), packing.num_bytes(size))
-        rows[mine] = packing.unpack(raw, size, levels).reshape(mine.size, length)
-    return rows
+    found = np.empty((num_rows, length), np.float32)
+    stop = 0
+    for packing, count in zip(PACKINGS, counts.tolist(), strict=True):
+        start, stop = stop, stop + count
+        if not packing.most:
+            found[start:stop] = 0
+        elif count:
+            found[start:stop].ravel()[:] = _unpacked(reader, packing, count * length)
+    order = np.argsort(sorts, kind="stable")
+    places = np.empty_like(order)
+    places[order] = np.arange(num_rows)
+    return Rows(found, places)
+
+
+def _unpacked(reader: Reader, packing: Packing, size: int) -> FloatArray:
+    levels: FloatArray | None = None
+    if packing.most <= _MOST_WITH_MEANS:
+        levels = np.frombuffer(reader.take(2 * packing.base), np.float16).astype(np.float32)
+        if not np.isfinite(levels).all():
+            raise ValueError("a mean that is no number")
+    return packing.unpack(reader.unpacked(packing.num_bytes(size)), size, levels)
+
+
+def _require_reachable(numbers: FloatArray) -> None:
+    if not np.isfinite(numbers).all() or np.abs(numbers).max(initial=0) > _REACHES[-1]:
+        raise Uncodable("numbers too far apart")
 
 
 def _means(numbers: NDArray[np.int64], exact: FloatArray, most: int) -> NDArray[np.float16]:

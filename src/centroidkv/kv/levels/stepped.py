@@ -8,14 +8,16 @@ block only differences of positions matter to a channel's statistics.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from centroidkv.kv.levels.fields import Field
+from centroidkv.kv.levels.fields import KEYS, VALUES, OpenField
 from centroidkv.kv.levels.port import MAX_TOKEN_VALUES, VALUES_PER_BYTE, CodedBlock, Uncodable
 from centroidkv.kv.levels.raw import shape_of
-from centroidkv.rotary import Rotary, from_float32, to_float32
+from centroidkv.kv.levels.steps import key_steps, value_steps
+from centroidkv.rotary import Rotary, from_float32, to_float32, turned
 from centroidkv.types import FloatArray, KVBlock
 
 __all__ = ["SteppedLevel"]
@@ -24,6 +26,14 @@ __all__ = ["SteppedLevel"]
 # of the attention rests on it, so a step that suits the others would be far too coarse for it.
 _SINK_PART = 0.45
 _MOST_SINKS = 4
+_LAYERS_AT_ONCE = 4
+_STORAGE: dict[str, Any] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "float64": np.float64,
+}
+_MOST_SIZE = 3e4  # of a number that half precision holds however it is turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +53,16 @@ class SteppedLevel:
     def encode(self, block: KVBlock, rotary: Rotary | None) -> CodedBlock:
         keys = to_float32(block.keys, block.dtype)
         values = to_float32(block.values, block.dtype)
-        if not np.isfinite(keys).all() or not np.isfinite(values).all():
-            raise Uncodable("not a number")
+        if not _are_codable(keys) or not _are_codable(values):
+            raise Uncodable("no numbers, or numbers that half precision does not hold")
         if rotary is not None:
             keys = rotary.turn(np.ascontiguousarray(keys), -np.arange(block.num_tokens))
         apart = _sinks(values)
+        paired = rotary is not None
         parts: dict[str, NDArray[np.generic]] = {
             "apart": apart.astype(np.uint32),
-            "keys": _bytes(Field(self.key_step, by_channel=True).encode(keys, apart)),
-            "values": _bytes(Field(self.value_step, by_channel=False).encode(values, apart)),
+            "keys": _bytes(KEYS.encode(keys, apart, key_steps(keys, self.key_step, paired=paired))),
+            "values": _bytes(VALUES.encode(values, apart, value_steps(values, self.value_step))),
         }
         if rotary is not None:
             parts["frequencies"] = np.ascontiguousarray(rotary.frequencies, np.float32)
@@ -63,21 +74,35 @@ class SteppedLevel:
 
     def decode(self, coded: CodedBlock) -> KVBlock:
         if not _is_bounded(coded):
-            raise ValueError("the shapes are larger than its bytes can fill")
-        apart = coded.parts["apart"].astype(np.intp)
-        if apart.size > _MOST_SINKS or apart.max(initial=0) >= max(1, coded.key_shape[2]):
+            raise ValueError("the shapes do not fit its bytes")
+        apart = _flat(coded, "apart", np.uint32).astype(np.intp)
+        if apart.size > _MOST_SINKS or apart.max(initial=0) >= coded.key_shape[2]:
             raise ValueError("a token apart that is not there")
-        keys = Field(self.key_step, by_channel=True).decode(
-            coded.parts["keys"].data, coded.key_shape, apart
-        )
-        values = Field(self.value_step, by_channel=False).decode(
-            coded.parts["values"].data, coded.value_shape, apart
-        )
-        if "frequencies" in coded.parts:
-            keys = _rotary(coded).turn(keys, np.arange(coded.key_shape[2]))
+        keys = KEYS.open(_flat(coded, "keys", np.uint8).data, coded.key_shape, apart)
+        values = VALUES.open(_flat(coded, "values", np.uint8).data, coded.value_shape, apart)
         return KVBlock(
-            from_float32(keys, coded.dtype), from_float32(values, coded.dtype), coded.dtype
+            _whole(keys, coded.dtype, _angles(coded)), _whole(values, coded.dtype), coded.dtype
         )
+
+
+def _whole(
+    field: OpenField, dtype: str, angles: tuple[FloatArray, FloatArray] | None = None
+) -> NDArray[Any]:
+    """Put a field together as a block carries it, in parts that stay in the processor's cache."""
+    num_layers = field.shape[0]
+    whole = np.empty(field.shape, _STORAGE[dtype])
+    for start in range(0, num_layers, _LAYERS_AT_ONCE):
+        stop = min(start + _LAYERS_AT_ONCE, num_layers)
+        found = field.layers(start, stop)
+        if angles is not None:
+            cos, sin = (a[start:stop] if len(a) > 1 else a for a in angles)
+            # Straight to where it belongs, if nothing is left to be done with it.
+            out = whole[start:stop] if dtype == "float32" else None
+            found = turned(found, cos, sin, out)
+            if out is not None:
+                continue
+        whole[start:stop] = from_float32(found, dtype)
+    return whole
 
 
 def _sinks(values: FloatArray) -> NDArray[np.intp]:
@@ -89,19 +114,37 @@ def _sinks(values: FloatArray) -> NDArray[np.intp]:
     return found[np.argsort(part[found], kind="stable")[:_MOST_SINKS]]
 
 
+def _are_codable(field: FloatArray) -> bool:
+    return field.size > 0 and bool(np.abs(field).max() < _MOST_SIZE)
+
+
 def _bytes(raw: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(raw, np.uint8)
 
 
 def _is_bounded(coded: CodedBlock) -> bool:
     """Tell whether decoding takes no more memory than the bytes that are there warrant."""
-    most = min(VALUES_PER_BYTE * coded.num_bytes, MAX_TOKEN_VALUES * coded.key_shape[2])
-    return coded.num_values <= most
+    tokens = coded.key_shape[2]
+    most = min(VALUES_PER_BYTE * coded.num_bytes, MAX_TOKEN_VALUES * tokens)
+    return coded.value_shape[2] == tokens and 0 < coded.num_values <= most
 
 
-def _rotary(coded: CodedBlock) -> Rotary:
-    frequencies = coded.parts["frequencies"]
-    layers, _, _, dim = coded.key_shape
-    if frequencies.shape not in ((layers, dim // 2), (1, dim // 2)):
+def _flat(coded: CodedBlock, name: str, dtype: type[np.generic]) -> NDArray[Any]:
+    part = coded.parts[name]
+    if part.ndim != 1 or part.dtype != dtype:
+        raise ValueError(f"{name} of an odd shape or type")
+    return part
+
+
+def _angles(coded: CodedBlock) -> tuple[FloatArray, FloatArray] | None:
+    """Return what keys are turned to their positions by, None if they were never turned back."""
+    if "frequencies" not in coded.parts:
+        return None
+    frequencies: FloatArray = coded.parts["frequencies"]
+    layers, _, tokens, dim = coded.key_shape
+    if frequencies.dtype != np.float32 or frequencies.shape not in (
+        (layers, dim // 2),
+        (1, dim // 2),
+    ):
         raise ValueError("frequencies of another shape than the keys")
-    return Rotary(frequencies)
+    return Rotary(frequencies).angles(np.arange(tokens))
