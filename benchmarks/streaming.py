@@ -6,11 +6,11 @@ A prompt of about 2,000 tokens of Ask-CFPB; its KV lies on a remote, at every le
 with an empty store asks another question behind the same passages. Ways: everything at one level,
 computing everything (reuse off), and the adaptive policy, over links of 0.1, 1 and 10 Gbit/s, in
 turn, medians. The store keeps raw blocks of this float32 model as float32: `raw` counts all of
-these bytes, `raw as bf16` half of them, which is what loading at other levels is compared with (`load_s`: finding
-the prefix, and waiting until it is in place; the first token takes computing the question more).
-`adaptive` may choose among the levels as they are, so its best fixed choice leaves `raw as bf16`
-out. It learns each link in its first request, which is reported as `cold`; the last rows ask with
-a `ttft_objective_s` that computing would meet. Run it on an idle machine.
+these bytes, `raw as bf16` half of them, which is what loading at other levels is compared with
+(`load_s`: finding the prefix, and waiting until it is in place; the first token takes computing
+the question more). `adaptive` may choose among the levels as they are, so its best fixed choice
+leaves `raw as bf16` out. It learns each link in its first request, which is reported as `cold`;
+the last rows ask with a `ttft_objective_s` that computing would meet. Run it on an idle machine.
 """
 
 import argparse

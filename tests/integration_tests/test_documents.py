@@ -9,7 +9,13 @@ import bank
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/quickstart.md", "docs/langchain.md", "docs/llama_index.md"]
+PAGES = [
+    "README.md",
+    "docs/quickstart.md",
+    "docs/langchain.md",
+    "docs/llama_index.md",
+    "docs/tiers.md",
+]
 
 
 def blocks(page: str) -> str:
