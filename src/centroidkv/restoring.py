@@ -75,7 +75,7 @@ class Restorer:
 
     def _copied(self, run: Run, missing: Sequence[Step], held: int) -> Iterator[KVBlock]:
         for step in missing:
-            block = self._blocks.fetch(step.id)
+            block = self._blocks.memory.get(step.id)
             if block is None:  # gone in this moment
                 run.problem = "block_damaged"
                 return
@@ -86,7 +86,7 @@ class Restorer:
     def _stream(self, run: Run, sequence: RunningSequence, missing: Sequence[Step]) -> None:
         """Load from the end and compute from the beginning, until the two meet."""
         held = sequence.num_tokens
-        sources = [self._source(step) for step in missing]
+        sources = self._sources(missing)
         meeting = Meeting(
             sources,
             self._learner.store.streaming,
@@ -125,12 +125,23 @@ class Restorer:
             self._token_bytes = block.num_bytes // block.num_tokens
         return block
 
-    def _source(self, step: Step) -> Source:
-        place = self._blocks.where(step.id)
-        if place is None:
-            return Source(step.start, step.stop, "memory", {})
-        num_bytes = (step.stop - step.start) * self._token_bytes
-        return Source(step.start, step.stop, place.tier, place.sizes, num_bytes)
+    def _sources(self, missing: Sequence[Step]) -> list[Source]:
+        """Say where blocks are; where that cannot be said, they cannot be loaded."""
+        try:
+            places = [self._blocks.where(step.id) for step in missing]
+        except (sqlite3.Error, OSError) as error:
+            self._learner.fault("store_failed", error)
+            places = [None] * len(missing)
+        return [
+            Source(
+                step.start,
+                step.stop,
+                place.tier if place is not None else "memory",
+                place.sizes if place is not None else {},
+                (step.stop - step.start) * self._token_bytes,
+            )
+            for step, place in zip(missing, places, strict=True)
+        ]
 
     def _in_memory(self, missing: Sequence[Step], sources: Sequence[Source]) -> dict[int, KVBlock]:
         """Return the blocks that are in memory, by their number."""

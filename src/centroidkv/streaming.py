@@ -176,8 +176,9 @@ class StreamingPolicy:
                 share = max(0.0, 1 - reading.age_s / expected_s)
             chosen.append((reading.source, reading.level, share))
         for source in outlook.waiting:
-            own = level if level and level in source.sizes else self._fastest(source)
-            chosen.append((source, own, 1.0))
+            if level is None or level not in source.sizes:
+                level = self._fastest(source)  # of the next ones too, mostly
+            chosen.append((source, level, 1.0))
         return max(late_s, self._together_s(chosen))
 
     def _together_s(self, chosen: Sequence[tuple[Source, str, float]]) -> float:
@@ -201,7 +202,15 @@ class StreamingPolicy:
 
     def _block_s(self, source: Source, level: str) -> float:
         """Return what one block of many costs."""
-        return self._together_s([(source, level, 1.0)] * _MANY) / _MANY
+        return (
+            self._meter.link(source.tier).seconds(
+                _MANY * source.sizes[level],
+                num_reads=_MANY,
+                in_flight=IN_FLIGHT[source.tier],
+                decode_s=_MANY * self._decode_s(source, level),
+            )
+            / _MANY
+        )
 
     def _decode_s(self, source: Source, level: str) -> float:
         return self._meter.decode_s(level, source.num_bytes)

@@ -121,6 +121,18 @@ def test_the_finest_level_that_meets_the_objective_is_loaded() -> None:
     assert turning.ttft_s <= 2.0
 
 
+@pytest.mark.parametrize("mbit", [100, 300, 1000, 3000])
+def test_an_objective_is_met_with_finer_levels_the_more_time_there_is(mbit: int) -> None:
+    trace = Trace.steady(mbit * 1e6, 0.01)
+    best_s = best_fixed_s(trace)
+    finest = []
+    for spare in (1.2, 2.0, 4.0):
+        done = replay(trace, objective_s=spare * best_s)
+        assert done.ttft_s <= spare * best_s
+        finest.append(done.loaded_bytes)
+    assert finest == sorted(finest)
+
+
 rates = st.sampled_from([0.0, 1e4, 1e6, 1e7, 1e8, 1e9])
 steps = st.lists(st.tuples(st.floats(0.05, 1.0), rates), min_size=1, max_size=6)
 
