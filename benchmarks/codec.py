@@ -13,6 +13,8 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +51,37 @@ def measured(prompts: Prompts, one: Measured, way: Recipe) -> Row:
     }
 
 
-def quality(prompts: Prompts, names: list[str], work: Path) -> dict[str, Any]:
-    """Measure every way on every prompt, but for what an earlier run has measured."""
-    path = work / "codec_rows.json"
-    kept: dict[str, Row] = json.loads(path.read_text()) if path.exists() else {}
-    ways: dict[str, Row] = {}
-    for way, recipe in recipes(prompts.model.rotary).items():
+class Kept:
+    """Rows measured so far, in a file, so that a run goes on where the last one stopped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: dict[str, Row] = json.loads(path.read_text()) if path.exists() else {}
+
+    def row(self, way: str, name: str, measure: Callable[[], Row]) -> Row:
         # Steps are a part of the key: rows of other steps are not those of this run.
-        keys = [f"{way} | {STEPPED.get(way, Q5K4V)} | {name}" for name in names]
-        for key, name in zip(keys, names, strict=True):
-            if key not in kept:
-                kept[key] = measured(prompts, prompts.measured(name), recipe)
-                path.write_text(json.dumps(kept))
-        ways[way] = summary([kept[key] for key in keys])
-        print(way, ", ".join(f"{k} {v:.4g}" for k, v in ways[way].items()), flush=True)
-    return {"prompts": len(names), "ways": ways, "deltas": deltas(prompts, names)}
+        key = f"{way} | {STEPPED.get(way, Q5K4V)} | {name}"
+        if key not in self._rows:
+            self._rows[key] = measure()
+            self._path.write_text(json.dumps(self._rows))
+        return self._rows[key]
+
+
+def quality(prompts: Prompts, names: list[str], work: Path) -> dict[str, Any]:
+    """Measure the levels on every prompt, then what they are compared with."""
+    kept = Kept(work / "codec_rows.json")
+    ways = recipes(prompts.model.rotary)
+    report: dict[str, Row] = {}
+    for some in (STEPPED.keys() & ways.keys(), ways.keys() - STEPPED.keys()):
+        rows: dict[str, list[Row]] = {way: [] for way in ways if way in some}
+        for name in names:
+            one = prompts.measured(name)
+            for way, found in rows.items():
+                found.append(kept.row(way, name, partial(measured, prompts, one, ways[way])))
+        report |= {way: summary(own) for way, own in rows.items()}
+        for way in rows:
+            print(way, ", ".join(f"{k} {v:.4g}" for k, v in report[way].items()), flush=True)
+    return {"prompts": len(names), "ways": report, "deltas": deltas(prompts, names)}
 
 
 def summary(rows: list[Row]) -> Row:
