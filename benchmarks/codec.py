@@ -67,12 +67,12 @@ class Kept:
         return self._rows[key]
 
 
-def quality(prompts: Prompts, names: list[str], work: Path) -> dict[str, Any]:
-    """Measure the levels on every prompt, then what they are compared with."""
+def quality(prompts: Prompts, names: list[str], work: Path, *, others: bool) -> dict[str, Any]:
+    """Measure the levels on every prompt, then `others`, what they are compared with."""
     kept = Kept(work / "codec_rows.json")
     ways = recipes(prompts.model.rotary)
     report: dict[str, Row] = {}
-    for some in (STEPPED.keys() & ways.keys(), ways.keys() - STEPPED.keys()):
+    for some in (STEPPED.keys(), ways.keys() - STEPPED.keys())[: 1 + others]:
         rows: dict[str, list[Row]] = {way: [] for way in ways if way in some}
         for name in names:
             one = prompts.measured(name)
@@ -81,7 +81,8 @@ def quality(prompts: Prompts, names: list[str], work: Path) -> dict[str, Any]:
         report |= {way: summary(own) for way, own in rows.items()}
         for way in rows:
             print(way, ", ".join(f"{k} {v:.4g}" for k, v in report[way].items()), flush=True)
-    return {"prompts": len(names), "ways": report, "deltas": deltas(prompts, names)}
+    found = {"prompts": len(names), "ways": report}
+    return found | ({"deltas": deltas(prompts, names)} if others else {})
 
 
 def summary(rows: list[Row]) -> Row:
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/codec.json"))
     parser.add_argument("--part", choices=["quality", "speed"], help="only this, keep the other")
     parser.add_argument("--each", type=int, default=10, help="prompts of each question set")
+    parser.add_argument("--levels-only", action="store_true", help="compare with nothing else")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()
@@ -154,8 +156,9 @@ def main() -> None:
     report = json.loads(options.out.read_text()) if options.out.exists() else {}
     report |= {"default_level": DEFAULT}
     if options.part != "speed":
-        report["quality"] = {"machine": machine(), **quality(prompts, names, options.work)}
-        print(report["quality"]["deltas"])
+        found = quality(prompts, names, options.work, others=not options.levels_only)
+        report["quality"] = {"machine": machine(), **found}
+        print(found.get("deltas"))
     if options.part != "quality":
         report["speed"] = {"machine": machine(), **speed(prompts, names[0], options.rounds)}
         print(report["speed"])
