@@ -13,7 +13,7 @@ from centroidkv import Engine
 from centroidkv.codec_report import FOLDER, read_report, read_reports, save_report
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
-from centroidkv.kv.codec import CODED_FORMAT, LEVELS
+from centroidkv.kv.codec import CODING, LEVELS
 from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.precision import named_precision
 from small_parts import HashEmbedder
@@ -132,14 +132,14 @@ def test_the_report_says_what_the_levels_cost(
         assert 0 < figures.mean_kl <= figures.p95_kl * 16
         assert not figures.is_approved
     assert (report,) == kept
-    assert read_report(path, model.fingerprint, coding=CODED_FORMAT) == report
+    assert read_report(path, model.fingerprint, coding=CODING) == report
     assert read_report(path, model.fingerprint, coding="another") is None
     (file,) = (path / FOLDER).glob("*.json")
     altered = json.loads(file.read_text())
     altered["report"]["levels"][1]["is_approved"] = True
     file.write_text(json.dumps(altered))
     with caplog.at_level(logging.WARNING):
-        assert read_report(path, model.fingerprint, coding=CODED_FORMAT) is None
+        assert read_report(path, model.fingerprint, coding=CODING) is None
         assert read_reports(path) == []
     assert "measure again" in caplog.text
 
