@@ -32,7 +32,8 @@ class BlendReport:
 
     Attributes:
         placed_tokens: Tokens that passages brought KV for.
-        again_tokens: Of these, how many were computed again, up to the last layer.
+        again_tokens: Of these, how many were computed again, on the average of the layers from the
+            check layer on.
         new_tokens: Tokens that no passage covered.
         uncorrected: How far the placed KV of the other tokens was from the fresh at the check
             layer, as a part of the fresh (both squared); None where nothing was compared.
@@ -111,18 +112,20 @@ class Blender:
         if recipe.share == 0:
             checks = {}
             walk.keep(~walk.is_placed)
-        uncorrected = None
+        first = min(checks, default=0)  # before it, all tokens are computed
+        uncorrected, again, new = None, 0, len(token_ids) - placed
         for number, layer in enumerate(self._body.layers):
-            if number >= min(checks, default=0):  # before, all tokens are computed
+            if number >= first:
                 placement.place(number)
             if number in checks:
                 left = walk.choose(layer, number, recipe, checks[number])
                 walk.correct(placement, recipe.drift)
                 uncorrected = left if uncorrected is None else uncorrected
             walk.run(layer)
+            if number >= first:
+                again += len(walk.positions) - new
         logits: torch.Tensor = self._head(self._body.norm(walk.hidden[:, -rows:]))[0]
-        again = int(walk.is_placed.sum())
-        new = len(token_ids) - placed
+        again = round(again / (len(self._body.layers) - first))
         return Blended(logits, BlendReport(placed, again, new, uncorrected))
 
     def _begin(
