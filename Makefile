@@ -3,6 +3,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
+# Tests run in as many processes as there are cores; those of one file stay together.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 .PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments
 
 help:  ## show this list
@@ -28,10 +30,10 @@ chat: $(READY)  ## open the financial chatbot in the browser
 	$(PY) examples/financial_chatbot/web.py
 
 test: $(READY)  ## run every test
-	$(PY) -m pytest tests
+	$(PY) -m pytest $(SIDE_BY_SIDE) tests
 
 unit: $(READY)  ## run the unit tests alone (some three minutes, no model)
-	$(PY) -m pytest tests/unit_tests
+	$(PY) -m pytest $(SIDE_BY_SIDE) tests/unit_tests
 
 conformance: $(READY)  ## run langchain-core's own cache tests, from its source distribution
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

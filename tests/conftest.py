@@ -7,6 +7,9 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of several processes that wait for each other on one core slow all of them down.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from transformers import PreTrainedTokenizerFast

@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, GenerationTimeout
-from centroidkv.kv.blocks import BLOCK_TOKENS, Step
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.learning import Answered, Learner
 from centroidkv.models.stopping import StopScanner
@@ -23,13 +22,13 @@ from centroidkv.outcome import classify, layout
 from centroidkv.protocols import CausalModel, RunningSequence
 from centroidkv.question import end_of, question_from
 from centroidkv.request import Request, Run, user_text_of, without
+from centroidkv.restoring import Restorer
 from centroidkv.routing.admission import distance
 from centroidkv.routing.records import RecordRing
 from centroidkv.types import (
     Chunk,
     Completion,
     Drafts,
-    KVBlock,
     Message,
     Prompt,
     Reason,
@@ -45,8 +44,6 @@ _FIX = (
     "the prompt puts the question before the passages, so no prefix can repeat and nothing is "
     "reused; put the context first and the question last in the prompt template"
 )
-
-LONG_PROMPT = 512
 
 __all__ = ["Answering"]
 
@@ -67,6 +64,7 @@ class Answering:
         self._records = records
         self._learner = learner
         self._queue = learner.store.requests
+        self._restorer = Restorer(model, blocks, learner)
         self._warned_order = False
         # KV that an arena still holds is found by this engine alone: neither by another tenant
         # nor by another store with the same model.
@@ -106,10 +104,10 @@ class Answering:
         sequence = self._open_sequence(run, len(run.prompt) + sampling.max_tokens)
         try:
             if request.reuse != "off":
-                self._restore(run, sequence)
-            started = time.perf_counter()
-            sequence.prefill(run.prompt.token_ids[run.reused :], self._drafts(run))
-            run.prefill_s = time.perf_counter() - started
+                self._restorer.restore(run, sequence)
+            self._fill(run, sequence)
+            if run.reused or run.exact_tokens is not None:
+                run.kv_precision = self._learner.kv_precision
             yield from self._decode(run, sampling, sequence)
         finally:
             sequence.close()
@@ -165,47 +163,16 @@ class Answering:
             return self.model.open_sequence(capacity)
         return self.model.open_sequence(capacity, run.prompt.token_ids, namespace=self._residence)
 
-    def _restore(self, run: Run, sequence: RunningSequence) -> None:
-        """Put the longest stored prefix into the sequence; on any fault, what is sound of it.
-
-        What the sequence holds already is not moved.
-        """
-        started = time.perf_counter()
-        run.reused = sequence.num_tokens
-        run.tier = "memory" if run.reused else "none"
-        try:
-            found = self._blocks.match(self.namespace, run.prompt.token_ids)
-            run.match = found.on_grid(self.model.grid_tokens)
-        except (sqlite3.Error, OSError) as error:
-            run.problem = "store_failed"
-            self._learner.fault("store_failed", error)
-            return
-        missing = [s for s in run.match.steps if s.stop > run.reused]
-        if run.match.num_tokens < BLOCK_TOKENS and len(run.prompt) > LONG_PROMPT:
-            missing = []  # attention behind a prefix costs more than these few tokens
-        in_memory = all(self._blocks.memory.has(s.id) for s in missing)
-        with self._blocks.disk.leases.hold(s.id for s in missing):
-            sequence.restore(self._loaded(run, missing))
-        run.reused = sequence.num_tokens
-        if run.reused:
-            run.tier = "memory" if in_memory else "disk"
-        run.load_s = time.perf_counter() - started
-
-    def _loaded(self, run: Run, missing: Sequence[Step]) -> Iterator[KVBlock]:
-        held = run.reused
-        blocks = self._blocks.in_turn([s.id for s in missing])
-        for step in missing:
-            try:
-                block = next(blocks)
-            except sqlite3.Error as error:
-                self._learner.fault("store_failed", error)
-                block = None
-            if block is None:
-                run.problem = "block_damaged"
-                return
-            yield block.part(max(0, held - step.start), step.stop - step.start)
-
     # 5
+
+    def _fill(self, run: Run, sequence: RunningSequence) -> None:
+        started, loaded, held = time.perf_counter(), run.load_s, sequence.num_tokens
+        if run.filling is not None:
+            run.filling.fill(run, sequence, self._drafts(run))
+            run.prefill_s += time.perf_counter() - started - (run.load_s - loaded)
+        else:
+            sequence.prefill(run.prompt.token_ids[held:], self._drafts(run))
+            self._restorer.computed(run, time.perf_counter() - started, held, len(run.prompt))
 
     def _drafts(self, run: Run) -> Drafts | None:
         """Return what the answer may be guessed from: nothing with reuse off."""
@@ -269,7 +236,11 @@ class Answering:
             miss=run.problem or self._miss_reason(run),
             grid=self.model.grid_tokens,
         )
+        if run.recomputed and outcome == "partial":
+            reason = run.problem or "computed_faster"
         usage = replace(usage, outcome=outcome, reason=reason)
+        if run.filling is not None:
+            usage = run.filling.told(run, usage)
         answered = Answered(
             prompt=run.prompt,
             answer=tuple(t.id for t in tokens),
@@ -278,6 +249,8 @@ class Answering:
             where=run.where,
             usage=usage,
             match=run.match,
+            exact_tokens=run.exact_tokens,
+            sound=run.sound,
         )
         return replace(usage, stored_tokens=self._learner.after(answered, sequence))
 
@@ -286,6 +259,8 @@ class Answering:
         self._learner.count(usage)
 
     def _miss_reason(self, run: Run) -> Reason:
+        if run.recomputed:
+            return "computed_faster"
         if run.miss_reason is not None:
             return run.miss_reason
         if run.where.is_question_first:
@@ -321,7 +296,11 @@ def _measured(run: Run, tokens: Sequence[Token], decode_s: float) -> Usage:
         domain=route.settled_domain if route else None,
         distance=far,
         tier=run.tier,
+        loaded_bytes=run.loaded_bytes,
+        loaded_levels=tuple(sorted(run.levels)),
+        unloaded_tokens=run.recomputed,
         plan=(route.plan or None) if route else None,
+        kv_precision=run.kv_precision,
         embed_s=route.embed_s if route else 0.0,
         route_s=route.route_s if route else 0.0,
         load_s=run.load_s,

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from centroidkv import __version__
+from centroidkv import __version__, cli_precision, cli_versions
 from centroidkv.chat_logs import read_chat_log
-from centroidkv.cli_versions import EXAMPLES, Console, measured, register
+from centroidkv.cli_versions import Console, measured
 from centroidkv.config import EngineConfig
 from centroidkv.engine import DEFAULT_EMBEDDER, DEFAULT_MODEL, Engine
 from centroidkv.errors import CentroidKVError, ConfigError
@@ -38,7 +38,7 @@ _EXAMPLES = """examples:
   centroidkv check --store ./kv-store --repair
   centroidkv calibrate pairs.csv --store ./kv-store
 """
-_ALL_EXAMPLES = _EXAMPLES + EXAMPLES
+_ALL_EXAMPLES = _EXAMPLES + cli_versions.EXAMPLES + cli_precision.EXAMPLES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,9 +133,11 @@ def _stats(options: argparse.Namespace) -> int:
     finally:
         store.close()
     stats = asdict(found)
-    lines = [f"{n:22} {v}" for n, v in stats.items() if n not in ("counters", "figures")]
+    apart = ("counters", "figures", "codec_reports")
+    lines = [f"{n:22} {v}" for n, v in stats.items() if n not in apart]
     lines += [f"  {name:20} {value}" for name, value in stats["counters"].items()]
     lines += [f"plan {f.plan or 'none'}, {measured(f)}" for f in found.figures]
+    lines += [cli_precision.levels_table(report) for report in found.codec_reports]
     _print(options, stats, "\n".join(lines))
     return 0
 
@@ -185,6 +187,7 @@ def _open(options: argparse.Namespace, *, create: bool = True) -> Engine:
         model=options.model,
         embedder=options.embedder,
         disk_budget_bytes=int(options.disk_budget_gb * (1 << 30)),
+        kv_precision=options.kv_precision,
     )
 
 
@@ -221,7 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("question")
     ask.add_argument("--domain", help="keep to the clusters of a domain; default: learnt")
     ask.add_argument("--max-tokens", type=int, default=64)
-    ask.add_argument("--reuse", default="exact", choices=["exact", "representative", "off"])
+    ask.add_argument(
+        "--reuse", default="exact", choices=["exact", "blend", "representative", "off"]
+    )
     command("stats", _stats, "print what a store holds", lines[3].strip())
     check = command("check", _check, "verify every file of a store", lines[4].strip())
     check.add_argument("--repair", action="store_true", help="mend what can be mended")
@@ -230,7 +235,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_pairs(calibrate)
     for with_model in (build, ask, calibrate):
         _add_model(with_model)
-    register(command, _console())
+    cli_versions.register(command, _console())
+    cli_precision.register(command, _console())
     return parser
 
 
@@ -245,7 +251,7 @@ def _console() -> Console:
 
 
 def _command(
-    commands: Any, name: str, run: Any, text: str, example: str
+    commands: Any, name: str, run: Any, text: str, example: str, *, needs_store: bool = True
 ) -> argparse.ArgumentParser:
     """Add a command with the options that all have."""
     added: argparse.ArgumentParser = commands.add_parser(
@@ -256,7 +262,7 @@ def _command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     added.set_defaults(run=run)
-    added.add_argument("--store", type=Path, required=True, help="the store folder")
+    added.add_argument("--store", type=Path, required=needs_store, help="the store folder")
     added.add_argument("--json", action="store_true", help="print JSON, for programs")
     return added
 
@@ -284,3 +290,4 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
     command.add_argument("--embedder", default=DEFAULT_EMBEDDER, help="default: %(default)s")
     command.add_argument("--disk-budget-gb", type=float, default=20.0)
+    command.add_argument("--kv-precision", default="raw", help="level; default: %(default)s")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, Self, TypedDict
 
+from centroidkv.remote_settings import RemoteSettings
 from centroidkv.settings import Settings, is_count, is_date, is_number, require
 from centroidkv.types import Reuse
 
@@ -109,6 +110,20 @@ class EngineConfig(Settings):
     `max_running` requests are computed at the same time, in shared forwards; up to `max_waiting`
     more wait for them to end, and one beyond these is refused with `QueueFull`. With
     `max_running=1` requests take turns, and each holds its prefix for itself.
+
+    `kv_precision` is how exactly KV is kept: `raw`, or a level such as `q8` that the model's codec
+    report approves, or several joined by `+`, finest first. KV of one is never found by another.
+
+    With `reuse="blend"`, `blend_share` of the tokens of placed passages are computed again; "auto"
+    takes as many as it needs. `passage_marker` is a text that stands before each passage and
+    behind the last one, for prompts without a retriever wrapper. `blend_learns` computes passages
+    that were not seen before behind the answer, so that the next prompt finds them.
+
+    `eviction` says which blocks leave first when a budget is reached: those least recently used
+    (`lru`), least often (`lfu`), or least worth for what computing them again would cost (`cost`).
+    `remote` is a third tier behind memory and disk, shared with other machines: a URL or the
+    fields of `RemoteSettings`. `ttft_objective_s` is the time to the first token that loading aims
+    at: of the levels that meet it, the finest is loaded; None for as soon as possible.
     """
 
     memory_budget_bytes: int = GIB
@@ -139,6 +154,13 @@ class EngineConfig(Settings):
     repeat_best: bool = False
     max_running: int = 16
     max_waiting: int = 64
+    kv_precision: str = "raw"
+    blend_share: float | Literal["auto"] = 0.15
+    passage_marker: str | None = None
+    blend_learns: bool = True
+    ttft_objective_s: float | None = None
+    eviction: str = "lru"
+    remote: str | Mapping[str, Any] | RemoteSettings | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -187,6 +209,14 @@ class EngineConfig(Settings):
         self._check_pins()
         self._check_loading()
 
+    def _check_tiers(self) -> None:
+        require(
+            self.eviction in ("lru", "lfu", "cost"),
+            f"eviction must be 'lru', 'lfu' or 'cost', not {self.eviction!r}",
+        )
+        if self.remote is not None:
+            object.__setattr__(self, "remote", RemoteSettings.given(self.remote))
+
     def _check_drafts(self) -> None:
         require(
             self.drafts or self.draft_model is None,
@@ -197,6 +227,18 @@ class EngineConfig(Settings):
             "draft_model guesses tokens, which bitwise=True leaves out; leave one of them out",
         )
 
+    def _check_precision(self) -> None:
+        require(
+            isinstance(self.kv_precision, str) and all(self.kv_precision.split("+")),
+            "kv_precision must be a level such as 'q8', or several joined by +, finest first, "
+            f"not {self.kv_precision!r}",
+        )
+        require(
+            not self.bitwise or self.kv_precision == "raw",
+            f"bitwise=True needs KV as it was computed, which kv_precision={self.kv_precision!r} "
+            "does not keep; leave one of them out",
+        )
+
     def _check_queue(self) -> None:
         for name, least in (("max_running", 1), ("max_waiting", 0)):
             value = getattr(self, name)
@@ -204,6 +246,11 @@ class EngineConfig(Settings):
                 is_count(value, least),
                 f"{name} must be a whole number of at least {least}, not {value!r}",
             )
+        objective_s = self.ttft_objective_s
+        require(
+            objective_s is None or (is_number(objective_s) and objective_s > 0),
+            f"ttft_objective_s must be a number of seconds above 0, or None, not {objective_s!r}",
+        )
 
     def _check_pins(self) -> None:
         require(
@@ -215,6 +262,21 @@ class EngineConfig(Settings):
             f"carry_cost must be a number in [0, 1), not {self.carry_cost!r}",
         )
         self._check_queue()
+
+    def _check_blend(self) -> None:
+        share, marker = self.blend_share, self.passage_marker
+        require(
+            share == "auto" or (is_number(share) and 0 <= float(share) <= 1),
+            f"blend_share must be a number in [0, 1], or 'auto', not {share!r}",
+        )
+        require(
+            marker is None or (isinstance(marker, str) and marker.strip()),
+            f"passage_marker must be a text that is not blank, or None, not {marker!r}",
+        )
+        require(
+            self.reuse != "blend" or not self.bitwise,
+            "reuse='blend' changes logits, which bitwise=True rules out; leave one of them out",
+        )
 
     def _check_loading(self) -> None:
         require(
@@ -231,6 +293,9 @@ class EngineConfig(Settings):
             f"quantization must be 'int8', one of transformers' quantisation configs or a dict of "
             f"its fields, not {known!r}",
         )
+        self._check_precision()
+        self._check_blend()
+        self._check_tiers()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""

@@ -9,25 +9,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-from centroidkv.answering import Answering
 from centroidkv.answers import AnswerStore
-from centroidkv.approximation import ApproximateAnswering
 from centroidkv.build import Builder, BuildReport
-from centroidkv.calibrating import Pairs, calibrate, calibration_of
+from centroidkv.calibrating import Pairs
+from centroidkv.codec_report import CodecReport
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
 from centroidkv.gathering import gather
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
+from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
+from centroidkv.passage_prefill import PassageReport
+from centroidkv.pinning import Pins
 from centroidkv.plan_config import PlanConfig
+from centroidkv.policies import Policies
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.redaction import Redact
 from centroidkv.refit import RefitReport
 from centroidkv.refreshing import RefreshReport
-from centroidkv.representative import Representatives
 from centroidkv.request import Request, RequestOptions
 from centroidkv.retrieval import as_invoke
 from centroidkv.retrieving import Retrieving
@@ -38,7 +40,7 @@ from centroidkv.routing.risk import Bound
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
 from centroidkv.tenants import Tenants
-from centroidkv.types import Chunk, Completion, Message, Passage, Route, valid_text
+from centroidkv.types import Chunk, Completion, Message, Passage, Route
 from centroidkv.upkeep import Upkeep
 from centroidkv.versions import Versions
 from centroidkv.warm import Warmer, WarmReport
@@ -61,20 +63,15 @@ class Engine:
         self._plan_namespace = namespace_id("plan", embedder.fingerprint, self.config.tenant)
         self._records = RecordRing(self.config.max_records)
         self.versions = Versions(store, self._plan_namespace, self.router)
-        namespace = namespace_id("kv", model.fingerprint, self.config.tenant)
-        self._learner = Learner(store, self.router, model, self.versions, namespace=namespace)
+        self._learner = Learner(store, self.router, model, self.versions)
         self._retrieving = Retrieving(store, self.router, self._records, self._learner.namespace)
-        self._answering = Answering(model, store.blocks, self._records, self._learner)
-        self._representatives = Representatives(store, self.router, self._learner.namespace)
-        self._approximating = ApproximateAnswering(self._answering, self._representatives)
-        self._representatives.calibration = calibration_of(store, embedder, self._plan_namespace)
+        self._policies = Policies(model, self._records, self._learner)
         self._answers: AnswerStore | None = None
         self._tenants = Tenants(self.config.tenant, self, self._of_tenant)
         self._is_closed = False
         for problem in self.versions.load():
             self._learner.fault("damaged_plans", problem)
-        if self.config.preset == "cag":
-            self._retrieving.preload()
+        self._retrieving.preload()
 
     @classmethod
     def open(
@@ -109,9 +106,8 @@ class Engine:
     def for_tenant(self, tenant: str) -> "Engine":
         """Return the engine of another tenant over the same store, model and budgets.
 
-        Nothing that one tenant stored is found for another: neither KV nor plans, questions or
-        answers. The name must come from the server that knows who asks, never from the prompt.
-        It lives as long as this engine; asking again gives the same one.
+        Nothing that one tenant stored is found for another. The name must come from the server
+        that knows who asks, never from the prompt. Asking again gives the same engine.
 
         Raises:
             ConfigError: The tenant is not a string.
@@ -155,8 +151,7 @@ class Engine:
         """
         self._require_open()
         self.store.require_writable("build a plan")
-        named = self.config.plan_settings(self.model.context_tokens)
-        config = PlanConfig.of({**named, **settings})
+        config = PlanConfig.of({**self.config.plan_settings(self.model.context_tokens), **settings})
         asked = gather(questions, domains, chat_log, redact, self.router.embedder)
         builder = Builder(self.router, self.model, self._learner)
         progress = progress_bar() if show_progress else no_progress
@@ -175,29 +170,24 @@ class Engine:
 
     def _upkeep(self) -> Upkeep:
         self._require_open()
-        return Upkeep(self._learner, self._representatives, self._approximating, self.model)
+        return Upkeep(self._learner, self._policies, self.model)
 
     def calibrate(self, pairs: Pairs, *, past_pairs: Pairs = ()) -> list[Bound]:
         """Learn from labelled pairs when another question's answer may be served.
 
-        What `max_error` needs; kept in the store, for this embedder and tenant. Takes a CSV file
-        (question_a, question_b, same_answer) or its rows; returns what the labels support at 1,
-        2 and 5 %, each a sentence as a string. With `past_pairs`, labelled pairs of past questions,
-        the score also looks at the past questions around a pair, and serves more.
+        What `max_error` needs; kept in the store. Takes a CSV file (question_a, question_b,
+        same_answer) or its rows; returns what the labels support. See `fit_calibration`.
 
         Raises:
             ConfigError: The pairs cannot be used; the message names the line and the remedy.
         """
         self._require_open()
-        asked = (self.store, self.router.embedder, self._plan_namespace, pairs)
-        fitted = calibrate(*asked, past_pairs=past_pairs)
-        self._representatives.calibration = fitted
-        return fitted.report()
+        return self._policies.calibrate(pairs, past_pairs)
 
     @property
     def calibration(self) -> Calibration | None:
         """What `calibrate` learnt, if it has."""
-        return self._representatives.calibration
+        return self._policies.representatives.calibration
 
     def warm(self, invoke: Any, *, show_progress: bool = False) -> WarmReport:
         """Run two members of each cluster through a chain and store their common prefix.
@@ -210,13 +200,20 @@ class Engine:
         progress = progress_bar() if show_progress else no_progress
         warmer, invoke = self._warmer(), as_invoke(invoke, ("invoke", "query", "chat"))
         if self.config.reuse == "representative":
-            return self._approximating.fill(self.router.plan, invoke, progress)
+            return self._policies.representative.fill(self.router.plan, invoke, progress)
         return warmer.warm(invoke, progress)
 
     async def awarm(self, invoke: Any, *, show_progress: bool = False) -> WarmReport:
         """Do what `warm` does with an async chain."""
         warmer, invoke = self._warmer(), as_invoke(invoke, ("ainvoke", "aquery", "achat"))
         return await warmer.awarm(invoke, progress_bar() if show_progress else no_progress)
+
+    def prefill_passages(
+        self, invoke: Any, passages: Iterable[Any], *, show_progress: bool = False
+    ) -> PassageReport:
+        """Compute a knowledge base's passages for `reuse="blend"`. See `BlendAnswering.prefill`."""
+        self._require_open()
+        return self._policies.blend.prefill(invoke, passages, show_progress=show_progress)
 
     def _warmer(self) -> Warmer:
         self._require_open()
@@ -228,25 +225,19 @@ class Engine:
     def route(self, question: str, *, domain: str | None = None) -> Route:
         """Send a question to its cluster, and start loading the cluster's KV.
 
-        With a `domain` only clusters of that domain are looked at; one that the plan does not
-        know admits nothing.
+        With a `domain` only its clusters are looked at; one that no plan knows admits nothing.
 
         Raises:
             ConfigError: Question or domain is not a text, or the engine is closed.
         """
         self._require_open()
-        for name, text in (("question", question), ("domain", "" if domain is None else domain)):
-            if not isinstance(text, str):
-                raise ConfigError(f"{name} must be a text, not {text!r}")
         self.versions.look()
-        return self._retrieving.route(valid_text(question), domain)
+        return self._retrieving.route(question, domain)
 
     def compose(self, route: Route, found: Sequence[Passage]) -> list[Passage]:
         """Order passages for the prompt and note them for the model.
 
-        Pinned passages come first, in canonical order, then those of `found` that are not among
-        them. Nothing found is lost. Of all clusters, the one whose pins spare most of `found`
-        lends them, up to the last one that does (setting `pins_by`).
+        Pins come first, in canonical order, then what else was found; `pins_by` says whose pins.
         """
         return self._retrieving.compose(route, found)
 
@@ -286,9 +277,7 @@ class Engine:
         """Answer piece by piece; the last chunk carries the completion. Closing it stops."""
         request = Request.of(as_messages(prompt), options, reuse=self.config.reuse)
         self._require_open()
-        if request.reuse == "representative":
-            return self._approximating.stream(request)
-        return self._answering.stream(request)
+        return self._policies.stream(request)
 
     @property
     def answers(self) -> AnswerStore:
@@ -300,6 +289,11 @@ class Engine:
         return self._answers
 
     # care
+
+    @property
+    def pins(self) -> Pins:
+        """Clusters whose KV is not evicted: `pins.add(3)`, `pins.remove(3)`, `pins.all()`."""
+        return Pins(self.store, self.router)
 
     def stats(self) -> StoreStats:
         """Return counts, sizes and counters of the store."""
@@ -313,9 +307,15 @@ class Engine:
         self.flush()
         return check_store(self.store, repair=repair, router=self.router)
 
+    def codec_report(self, prompts: Any = None, **options: Any) -> CodecReport:
+        """Measure what each KV level costs this model; keep and return it. See `measure_levels`."""
+        self._require_open()
+        return measure_levels(self.store, self.model, self.router.plan, prompts, **options)
+
     def flush(self) -> None:
-        """Wait until everything learnt so far is on disk."""
-        self.store.writer.flush()
+        """Wait until everything learnt so far is on disk, and sent to the remote."""
+        self._policies.flush()
+        self.store.flush()
 
     @property
     def is_closed(self) -> bool:
@@ -327,12 +327,11 @@ class Engine:
             return
         self._is_closed = True
         self._tenants.close(self)
+        self._policies.close()
         self.store.finish()
-        self.router.close()
-        self._learner.close()
-        self._representatives.close()
-        if self._answers is not None:
-            self._answers.close()
+        for part in (self.router, self._learner, self._answers):
+            if part is not None:
+                part.close()
         self.store.close()
 
     def __enter__(self) -> Self:

@@ -4,7 +4,6 @@
 
     CentroidKVError
     ├── ConfigError (ValueError)          a setting, an argument or an input file is wrong
-    │   ├── UnsupportedReuse              a reuse policy this version does not serve
     │   ├── NotCalibrated                 an error bound was asked for without labelled pairs
     │   └── UnsupportedChain              a chain or engine that `accelerate` cannot copy
     ├── StoreError                        the store folder cannot be used
@@ -17,6 +16,7 @@
     ├── ModelError
     │   ├── ModelNotFound                 no such folder, file, hub model or bundled name
     │   ├── UnsupportedModel              a model whose KV cannot be cut into prefixes
+    │   ├── BlendRefused                  a model whose blended prompts come out too far off
     │   ├── ContextTooLong                prompt and answer do not fit into the model's context
     │   ├── GenerationTimeout (TimeoutError)  the answer was not complete in time
     │   └── QueueFull                     more requests at once than may run and wait
@@ -29,6 +29,7 @@ the request goes on without the cache, and the reason stands in its usage.
 from pathlib import Path
 
 __all__ = [
+    "BlendRefused",
     "CacheCorrupt",
     "CacheError",
     "CacheFull",
@@ -47,7 +48,6 @@ __all__ = [
     "StoreNotFound",
     "UnsupportedChain",
     "UnsupportedModel",
-    "UnsupportedReuse",
 ]
 
 
@@ -69,10 +69,6 @@ def _rebuilt(
 
 class ConfigError(CentroidKVError, ValueError):
     """A setting, an argument or an input file is wrong."""
-
-
-class UnsupportedReuse(ConfigError):
-    """A reuse policy is known by name but not served by this version."""
 
 
 class NotCalibrated(ConfigError):
@@ -154,6 +150,15 @@ class ModelNotFound(ModelError):
 
 class UnsupportedModel(ModelError):
     """The model keeps a state that cannot be cut into token prefixes."""
+
+
+class BlendRefused(ModelError):
+    """The gate of `reuse="blend"` found a model's blended prompts too far from computed ones."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"this model may not blend: {why}; use reuse='exact', or a larger blend_share"
+        )
 
 
 class ContextTooLong(ModelError):

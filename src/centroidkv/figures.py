@@ -73,7 +73,7 @@ class FigureFile:
             "requests": 1,
             f"outcome_{usage.outcome}": 1,
             "prompt_tokens": usage.prompt_tokens,
-            "reused_tokens": usage.reused_tokens,
+            "reused_tokens": usage.cached_tokens,
             "ttft_s": ttft_s,
             f"ttft_{_bucket(ttft_s)}": 1,
         }

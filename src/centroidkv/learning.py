@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from centroidkv.approval import open_namespace
 from centroidkv.domain_budgets import DomainBudgets
 from centroidkv.drafts import DraftStore
 from centroidkv.figures import FigureFile
@@ -35,7 +36,9 @@ __all__ = ["Answered", "Learner"]
 class Answered:
     """A request that has been answered, as far as learning from it needs.
 
-    `answer` are the tokens decoded; `is_conversation` that the next prompt may continue it.
+    `answer` are the tokens decoded; `is_conversation` that the next prompt may continue it. Of a
+    blended prompt only the KV of the first `exact_tokens` is that of its tokens alone. The KV of
+    the first `sound` tokens of the prompt came from the store or from an earlier arena.
     """
 
     prompt: Prompt
@@ -45,6 +48,8 @@ class Answered:
     where: Layout
     usage: Usage
     match: Match
+    sound: int
+    exact_tokens: int | None = None
 
 
 class Learner:
@@ -56,15 +61,14 @@ class Learner:
         router: Router,
         model: CausalModel,
         versions: Versions,
-        *,
-        namespace: str,
     ) -> None:
-        self.namespace = namespace
+        self.namespace = open_namespace(store, model)
+        self.kv_precision = store.precisions[model.fingerprint].name
         self.versions = versions
         self.store = store
         self.router = router
         self._model = model
-        self._budgets = DomainBudgets(store.blocks.disk.manifest, namespace)
+        self._budgets = DomainBudgets(store.blocks.disk.manifest, self.namespace)
         self.history: History | None = None
         self._figures: FigureFile | None = None
         self._drafts: DraftStore | None = None
@@ -75,7 +79,7 @@ class Learner:
             self._figures = FigureFile(store.path, quarantine=quarantine)
             if store.config.drafts and model.grid_tokens == 1:
                 path = store.path / "drafts.sqlite"
-                self._drafts = DraftStore(path, namespace, quarantine=quarantine)
+                self._drafts = DraftStore(path, self.namespace, quarantine=quarantine)
 
     def close(self) -> None:
         for file in (self.history, self._figures, self._drafts):
@@ -118,14 +122,17 @@ class Learner:
         self.count(usage)
         pieces: list[Piece] = []
         # An arena may have held more of the prompt than the store does.
-        stored = min(usage.reused_tokens, answered.match.num_tokens)
+        stored = min(answered.sound, answered.match.num_tokens)
         kept = answered.prompt.token_ids
-        if self._model.grid_tokens > 1:
+        if answered.exact_tokens is not None:
+            kept = kept[: answered.exact_tokens]
+        elif self._model.grid_tokens > 1:
             kept = self._on_grid(kept)
         elif answered.is_conversation:
             # The last token decoded has no KV: it was never run.
             kept = (*kept, *answered.answer)[: sequence.num_tokens]
-        if answered.is_conversation or usage.outcome in ("miss", "partial"):
+        is_new = answered.is_conversation or usage.outcome in ("miss", "partial")
+        if is_new and len(kept) > stored:
             pieces = self.cut(kept, sequence, start=stored)
             self.store.blocks.keep(pieces)
         size = sum(p.block.num_bytes for p in pieces)

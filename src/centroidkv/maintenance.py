@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from centroidkv.codec_report import CodecReport, read_reports
 from centroidkv.errors import CacheError
 from centroidkv.figures import Figures, read_figures
 from centroidkv.files import set_aside
@@ -11,6 +12,8 @@ from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow
+from centroidkv.pinning import PinnedCluster, pinned_clusters
+from centroidkv.remote_report import RemoteStats, remote_stats
 from centroidkv.routing.plan import Plan, load_plan
 from centroidkv.routing.pointer import read_pointer
 from centroidkv.routing.router import Router
@@ -40,6 +43,9 @@ class StoreStats:
     dropped_writes: int
     counters: dict[str, int]
     figures: tuple[Figures, ...] = ()
+    codec_reports: tuple[CodecReport, ...] = ()
+    remote: RemoteStats | None = None
+    pinned_clusters: tuple[PinnedCluster, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,9 @@ def store_stats(store: Store) -> StoreStats:
         dropped_writes=store.writer.num_dropped,
         counters=counters,
         figures=tuple(read_figures(store.path)),
+        codec_reports=tuple(read_reports(store.path)),
+        remote=remote_stats(store),
+        pinned_clusters=tuple(pinned_clusters(store)),
     )
 
 
@@ -150,7 +159,14 @@ def _check_files(
         if sound:
             size = path.stat().st_size
             disk.manifest.add(
-                BlockRow(stored.id, stored.parent, stored.namespace, stored.token_ids, size)
+                BlockRow(
+                    stored.id,
+                    stored.parent,
+                    stored.namespace,
+                    stored.token_ids,
+                    size,
+                    stored.level,
+                )
             )
             repaired.append(f"indexed block {path.stem[:16]}")
         else:

@@ -10,7 +10,6 @@ from typing import Any, Self, Unpack
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
 from centroidkv.figures import Figures, read_figures
-from centroidkv.kv.blocks import namespace_id
 from centroidkv.opening import as_messages, open_model
 from centroidkv.protocols import CausalModel
 from centroidkv.question import question_from
@@ -117,12 +116,11 @@ class ModelTrial(Engine):
         """Return what requests cost, by model fingerprint; one row per plan version."""
         self._require_open()
         self.flush()
-        tenant, rows = self.config.tenant, read_figures(self.store.path)
-        found = {}
-        for model in (self.engine.model, self.model):
-            namespace = namespace_id("kv", model.fingerprint, tenant)
-            found[model.fingerprint] = [f for f in rows if f.model == namespace]
-        return found
+        rows = read_figures(self.store.path)
+        return {
+            engine.model.fingerprint: [f for f in rows if f.model == engine._learner.namespace]
+            for engine in (self.engine, self)
+        }
 
     def promote(self) -> None:
         """Let the new model answer everything; open the store with it from now on."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
+from centroidkv.precision import named_precision
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.types import Message, valid_text
 
@@ -44,8 +45,9 @@ def open_model(model: Any, tokenizer: Any, config: EngineConfig) -> CausalModel:
 
     Raises:
         ConfigError: A loaded model is to be quantised or placed; `bitwise` is set, which cannot be
-            promised for a model that is not ours.
+            promised for a model that is not ours; there is no such KV precision.
     """
+    named_precision(config.kv_precision)  # a wrong name is said before a model is loaded
     opened = _opened(model, tokenizer, config)
     if config.bitwise and opened.grid_tokens <= 1:
         from centroidkv.models.grid import GridModel

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from centroidkv.config import Sampling
+from centroidkv.placement import BlendReport, PlacedPassage
 from centroidkv.tool_calls import Tool, ToolFormat
 from centroidkv.types import Cluster, Drafts, FloatArray, KVBlock, Message, Passage, Prompt, Token
 
 __all__ = [
+    "BlendingSequence",
     "BlockLookup",
     "BlockStore",
     "CausalModel",
@@ -20,6 +22,7 @@ __all__ = [
     "Progress",
     "Retrieve",
     "RunningSequence",
+    "ScoringSequence",
 ]
 
 Retrieve: TypeAlias = Callable[[str], Sequence[Passage]]
@@ -110,6 +113,37 @@ class RunningSequence(Protocol):
 
     def close(self) -> None:
         """Give the memory back; the sequence cannot be used afterwards."""
+
+
+@runtime_checkable
+class ScoringSequence(RunningSequence, Protocol):
+    """A running sequence that also tells what it thinks of tokens: for measuring, not answering."""
+
+    def score(self, token_ids: Sequence[int]) -> FloatArray:
+        """Run tokens behind what is there; return the logits after each, [tokens, vocabulary]."""
+
+
+class BlendingSequence(ScoringSequence, Protocol):
+    """A running sequence that can also place passages computed elsewhere."""
+
+    def blend(
+        self,
+        token_ids: Sequence[int],
+        passages: Sequence[PlacedPassage],
+        *,
+        share: float | None = 0.15,
+        drafts: Drafts | None = None,
+    ) -> BlendReport:
+        """Compute the KV of `token_ids` behind what is there, but for placed passages.
+
+        Passages lie behind the KV that the sequence has, in order, and do not overlap. Of their
+        tokens the `share` that differs most from what is computed in the first layers is computed
+        in all layers; with None as many as it takes to come close. All other tokens are always
+        computed, the last one at least. Leaves logits for decoding, as `prefill` does.
+        """
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget the KV behind the first `num_tokens`."""
 
 
 @runtime_checkable

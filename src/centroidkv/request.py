@@ -3,19 +3,28 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from centroidkv.config import Sampling, SamplingOptions
-from centroidkv.errors import ConfigError, GenerationTimeout, UnsupportedReuse
+from centroidkv.errors import ConfigError, GenerationTimeout
 from centroidkv.kv.blocks import Match
 from centroidkv.outcome import Layout
+from centroidkv.protocols import RunningSequence
 from centroidkv.queueing import Place, RequestQueue
 from centroidkv.tool_calls import Tool
-from centroidkv.types import Message, Prompt, Reason, Record, Reuse
+from centroidkv.types import Drafts, Message, Prompt, Reason, Record, Reuse, Usage
 
 _OWN = ("question", "reuse", "chat_template", "tools", "answer_start")
 
-__all__ = ["Request", "RequestOptions", "Run", "require_served", "user_text_of", "without"]
+__all__ = [
+    "Filling",
+    "Request",
+    "RequestOptions",
+    "Run",
+    "require_served",
+    "user_text_of",
+    "without",
+]
 
 
 class RequestOptions(SamplingOptions, total=False):
@@ -72,20 +81,30 @@ def require_served(reuse: str) -> None:
     """Refuse a reuse policy that is not served.
 
     Raises:
-        UnsupportedReuse: It comes in a later version.
         ConfigError: There is no such policy.
     """
-    if reuse == "blend":
-        raise UnsupportedReuse(
-            "reuse='blend' is not served by this version; use 'exact', 'representative' or 'off'"
+    if reuse not in ("exact", "off", "representative", "blend"):
+        raise ConfigError(
+            f"reuse must be 'exact', 'blend', 'representative' or 'off', not {reuse!r}"
         )
-    if reuse not in ("exact", "off", "representative"):
-        raise ConfigError(f"reuse must be 'exact', 'representative' or 'off', not {reuse!r}")
+
+
+class Filling(Protocol):
+    """Another way to give a prompt its KV than to compute what is not there."""
+
+    def fill(self, run: "Run", sequence: RunningSequence, drafts: Drafts | None) -> None:
+        """Do as `RunningSequence.prefill` with the tokens behind what was reused."""
+
+    def told(self, run: "Run", usage: Usage) -> Usage:
+        """Say in the usage what came of it."""
 
 
 @dataclass(slots=True)
 class Run:
-    """The state of one request on its way. One that does not learn leaves nothing behind."""
+    """The state of one request on its way. One that does not learn leaves nothing behind.
+
+    Of the prompt, the KV of the first `exact_tokens` is that of its tokens alone; None for all.
+    """
 
     request: Request
     begin: float
@@ -96,13 +115,25 @@ class Run:
     dropped_pins: int = 0
     match: Match = field(default_factory=lambda: Match(()))
     reused: int = 0
-    tier: Literal["memory", "disk", "none"] = "none"
+    recomputed: int = 0  # tokens of the stored prefix that were computed all the same
+    sound: int = 0  # leading tokens whose KV the store need not be given again
+    loaded_bytes: int = 0
+    levels: set[str] = field(default_factory=set)
+    tier: Literal["memory", "disk", "remote", "none"] = "none"
+    kv_precision: str = "raw"
     problem: Reason | None = None
     miss_reason: Reason | None = None
     learns: bool = True
+    filling: Filling | None = None
+    exact_tokens: int | None = None
     load_s: float = 0.0
     prefill_s: float = 0.0
     ttft_s: float = 0.0
+
+    @property
+    def held(self) -> int:
+        """The leading tokens that the sequence held when its prefix was restored."""
+        return self.reused + self.recomputed
 
     def place_in(self, queue: RequestQueue) -> Place:
         """Wait for a place among the requests that are computed, as long as there is time.

@@ -8,10 +8,12 @@ import time
 from collections.abc import Sequence
 
 from centroidkv.choosing import PinChooser, Pinned
+from centroidkv.errors import ConfigError
+from centroidkv.pinning import keep_in_memory
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
-from centroidkv.types import Cluster, Passage, Record, Route
+from centroidkv.types import Cluster, Passage, Record, Route, valid_text
 from centroidkv.warming import current_warming
 
 __all__ = ["Retrieving"]
@@ -26,18 +28,26 @@ class Retrieving:
         self._records = records
         self._namespace = namespace
         self._chooser = PinChooser(store.config)
+        keep_in_memory(store)
 
     def route(self, question: str, domain: str | None = None) -> Route:
-        """Send a question to its cluster, and start loading the cluster's KV."""
-        route = self._router.route(question, domain)
+        """Send a question to its cluster, and start loading the cluster's KV.
+
+        Raises:
+            ConfigError: Question or domain is not a text.
+        """
+        for name, text in (("question", question), ("domain", "" if domain is None else domain)):
+            if not isinstance(text, str):
+                raise ConfigError(f"{name} must be a text, not {text!r}")
+        route = self._router.route(valid_text(question), domain)
         if current_warming() is None and route.is_admitted:
             self._prefetch(route, route.cluster)
         return route
 
     def preload(self) -> None:
-        """Bring the KV of every cluster into memory, as far as it is there and the budget goes."""
+        """With the one context of `preset="cag"`: bring all KV into memory, if it has room."""
         plan = self._router.plan
-        if plan is None:
+        if plan is None or self._store.config.preset != "cag":
             return
         for cluster in plan.clusters:
             self._store.prefetcher.load(self._namespace, plan.id, cluster.id)

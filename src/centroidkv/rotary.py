@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from centroidkv.types import FloatArray
 
-__all__ = ["Rotary", "from_float32", "to_float32"]
+__all__ = ["Rotary", "from_float32", "to_float32", "turned"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,17 +34,31 @@ class Rotary:
             keys: Shape [layers, kv_heads, tokens, key_dim], float32.
             positions: Shape [tokens]. Negative ones turn back.
         """
+        return turned(keys, *self.angles(positions))
+
+    def angles(self, positions: NDArray[np.integer[Any]]) -> tuple[FloatArray, FloatArray]:
+        """Return what `turned` multiplies by, shapes [layers or 1, 1, tokens, key_dim].
+
+        The cosines of a pair's angle stand for both of its numbers; so do the sines, that of the
+        first number with the sign turned.
+        """
         # The same products in float32 as in the models, so that the angles are theirs to the bit.
         angles = positions.astype(np.float32)[None, :, None] * self.frequencies[:, None, :]
         cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
-        half = keys.shape[-1] // 2
-        first, second = keys[..., :half], keys[..., half:]
-        turned = np.empty_like(keys)
-        np.multiply(first, cos, out=turned[..., :half])
-        turned[..., :half] -= second * sin
-        np.multiply(second, cos, out=turned[..., half:])
-        turned[..., half:] += first * sin
-        return turned
+        return np.concatenate([cos, cos], -1), np.concatenate([-sin, sin], -1)
+
+
+def turned(
+    keys: FloatArray, cos: FloatArray, sin: FloatArray, out: FloatArray | None = None
+) -> FloatArray:
+    """Return keys turned by angles, as `Rotary.angles` returns them, in `out` or a new array."""
+    half = keys.shape[-1] // 2
+    found = np.multiply(keys, cos, out=out)
+    # Whole rows, with the halves changed over: half as many, twice as long loops as half by half.
+    others = np.concatenate([keys[..., half:], keys[..., :half]], axis=-1)
+    others *= sin
+    found += others
+    return found
 
 
 def to_float32(array: NDArray[Any], dtype: str) -> FloatArray:

@@ -12,13 +12,17 @@
     history.sqlite      questions seen
     drafts.sqlite       answers that later ones are guessed from
     answers.sqlite      answers kept by an answer cache
+    codec-reports/*.json    what each KV level costs, one file per model
     chroma/             centroid index, made from the plan
     chroma.digest       what chroma/ held when it was closed
     chroma.lock         held by the process that has chroma/ open
     passages.jsonl      the knowledge base of a store built by the command line
+    heads/              what prompts begin with, for passages that are blended
+    gate/               how far each model's blended prompts were from computed ones
     quarantine/         damaged files, set aside
 """
 
+import contextlib
 import copy
 import json
 import logging
@@ -33,12 +37,18 @@ from centroidkv.errors import IndexUnavailable, StoreError, StoreNotFound
 from centroidkv.files import write_atomic
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
+from centroidkv.kv.remote import RemoteBlocks
+from centroidkv.kv.remote_opening import open_remote
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.kv.write_behind import WriteBehind
+from centroidkv.precision import Precision
 from centroidkv.prefetching import Prefetcher
+from centroidkv.prefill_speed import PrefillSpeed
 from centroidkv.protocols import CentroidIndex
 from centroidkv.queueing import RequestQueue
+from centroidkv.remote_settings import RemoteSettings
 from centroidkv.routing.plan import Plan, PlanFolder
+from centroidkv.streaming import StreamingPolicy
 
 if TYPE_CHECKING:
     from centroidkv.routing.chroma_index import EmbeddedChroma
@@ -59,17 +69,30 @@ class Store:
         self.config = config
         self.read_only = read_only
         try:
-            disk = DiskBlocks(path, budget_bytes=config.disk_budget_bytes, read_only=read_only)
+            disk = DiskBlocks(
+                path,
+                budget_bytes=config.disk_budget_bytes,
+                read_only=read_only,
+                policy=config.eviction,
+            )
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"cannot open the store {path}: {error}") from error
         arenas = config.arena_budget_bytes + config.draft_arena_budget_bytes
-        memory = MemoryBlocks(budget_bytes=config.memory_budget_bytes - arenas)
-        self.blocks = TieredBlocks(memory, disk)
+        memory = MemoryBlocks(
+            budget_bytes=config.memory_budget_bytes - arenas, policy=config.eviction
+        )
+        self.blocks = TieredBlocks(memory, disk, _open_remote(config, disk))
         self.plans = PlanFolder(path / "plans")
         self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)
+        self.blocks.promotion.later = lambda job, size: self.writer.submit(job, num_bytes=size)
+        self.prefill_speed = PrefillSpeed()
+        self.streaming = StreamingPolicy(
+            self.blocks.meter, self.prefill_speed, objective_s=config.ttft_objective_s
+        )
         self.prefetcher = Prefetcher(self.blocks)
         self.requests = RequestQueue(max_running=config.max_running, max_waiting=config.max_waiting)
         self._centroids = _EmbeddedCentroids(path)
+        self.precisions: dict[str, Precision] = {}  # by model; see `approval.settled_precision`
         self.is_owner = True
 
     @classmethod
@@ -138,10 +161,20 @@ class Store:
         view.is_owner = False
         return view
 
+    def flush(self) -> None:
+        """Wait until everything learnt so far is on disk, and sent to the remote, if there is one.
+
+        A remote that does not answer is not waited for.
+        """
+        if self.blocks.uploads is not None and not self.read_only:
+            self.writer.submit(self.blocks.uploads.send_owed)
+        self.writer.flush()
+
     def finish(self) -> None:
         """Finish the loads and writes under way."""
         if self.is_owner:
             self.prefetcher.close()
+            self.flush()
             self.writer.close()
         else:
             self.writer.flush()
@@ -151,6 +184,8 @@ class Store:
         self.finish()
         if self.is_owner:
             self.blocks.disk.close()
+            if self.blocks.remote is not None:
+                self.blocks.remote.close()
 
 
 class _EmbeddedCentroids:
@@ -175,6 +210,19 @@ class _EmbeddedCentroids:
         if self._chroma is None:
             raise IndexUnavailable(f"{self._folder / 'chroma'} is not open in this process")
         self._chroma.drop(plan_id)
+
+
+def _open_remote(config: EngineConfig, disk: DiskBlocks) -> RemoteBlocks | None:
+    if config.remote is None:
+        return None
+
+    def count(name: str) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if not disk.read_only:
+                disk.manifest.count([name])
+
+    settings = RemoteSettings.given(config.remote)
+    return open_remote(settings, count=count, standing=disk.manifest.standing)
 
 
 def _create(folder: Path, marker: Path) -> None:

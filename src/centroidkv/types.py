@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from centroidkv.reasons import BlendProblem
 from centroidkv.tool_calls import ToolCall
 
 __all__ = [
@@ -47,19 +48,21 @@ Reason = Literal[
     "prefix_differs",  # only a part of an earlier prompt was identical
     "head_only",  # nothing but the text before the first passage was identical
     "empty_store",  # the store holds no KV for this model and tenant
-    "other_model",  # the store holds KV, but of another model or tenant
+    "other_model",  # the store holds KV, but of another model, tenant or KV precision
     "cluster_not_filled",  # admitted, but the cluster had no KV yet
     "not_admitted",  # the question lies outside every cluster's radius
     "no_route",  # no retriever wrapper told which cluster the question belongs to
     "question_before_context",  # the prompt puts the question first, so no prefix can repeat
     "block_damaged",  # a stored block could not be used and is computed again
     "store_failed",  # the store could not be read
+    "computed_faster",  # a part of what is stored was computed, as loading would have taken longer
     "reuse_off",  # the caller switched reuse off
     "representative_answer",  # the stored answer of the cluster's representative was served
     "representative_kv",  # decoded from the KV of the representative's prompt
     "representative_appended",  # the question was put behind the representative's KV
     "over_error_bound",  # the representative was too doubtful under the calibrated bound
     "representative_filled",  # the cluster had no representative; this question is it now
+    "blended",  # passages seen before were placed where they stand in this prompt
 ]
 
 
@@ -240,7 +243,12 @@ class Usage:
     the calibrated limit of how often it is wrong, None where that is unknown. `domain` is that of
     the cluster, or that which was given where no cluster admitted the question, and `plan` the
     plan version that routed it, None where none did. Of the answer, `drafted_tokens` were guessed
-    right and cost no step of their own.
+    right and cost no step of their own. `kv_precision` is `raw`, or the level that reused KV may
+    have been kept at. With `reuse="blend"`, the KV of `blended_tokens` came from passages computed
+    in other prompts, `recomputed_tokens` of these were computed again, and `blend_problem` says why
+    it was not more. `loaded_bytes` came from disk or a remote, at the `loaded_levels`;
+    `unloaded_tokens` are stored too, but were computed, since that was faster or they could not be
+    loaded. Only what was loaded counts as reused.
     """
 
     outcome: Outcome
@@ -255,11 +263,18 @@ class Usage:
     cluster: int | None = None
     domain: str | None = None
     distance: float | None = None
-    tier: Literal["memory", "disk", "none"] = "none"
+    tier: Literal["memory", "disk", "remote", "none"] = "none"
+    loaded_bytes: int = 0
+    loaded_levels: tuple[str, ...] = ()
+    unloaded_tokens: int = 0
     approximate: bool = False
     representative: str | None = None
     error_bound: float | None = None
     plan: str | None = None
+    kv_precision: str = "raw"
+    blended_tokens: int = 0
+    recomputed_tokens: int = 0
+    blend_problem: BlendProblem | None = None
     embed_s: float = 0.0
     route_s: float = 0.0
     load_s: float = 0.0
@@ -270,7 +285,12 @@ class Usage:
 
     @property
     def computed_tokens(self) -> int:
-        return self.prompt_tokens - self.reused_tokens
+        return self.prompt_tokens - self.cached_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were not computed, or not beyond the first layers."""
+        return self.reused_tokens + self.blended_tokens - self.recomputed_tokens
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields and `computed_tokens`, for JSON."""
@@ -300,7 +320,7 @@ class Chunk:
     completion: Completion | None = None
 
 
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix(one: Sequence[object], other: Sequence[object]) -> int:
     """Count the leading tokens that two sequences share."""
     limit = min(len(one), len(other))
     for i in range(limit):

@@ -7,13 +7,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
-from centroidkv.approximation import ApproximateAnswering
 from centroidkv.learning import Learner
+from centroidkv.policies import Policies
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.refit import RefitReport, Refitter, WarmPlan
 from centroidkv.refreshing import Refresher, RefreshReport
-from centroidkv.representative import Representatives
 from centroidkv.retrieval import as_invoke
 from centroidkv.routing.plan import Plan
 from centroidkv.warm import Warmer, WarmReport
@@ -29,14 +28,13 @@ class Upkeep:
     def __init__(
         self,
         learner: Learner,
-        representatives: Representatives,
-        approximating: ApproximateAnswering,
+        policies: Policies,
         model: CausalModel,
     ) -> None:
         self._learner = learner
         self._store = learner.store
-        self._representatives = representatives
-        self._approximating = approximating
+        self._representatives = policies.representatives
+        self._approximating = policies.representative
         self._model = model
 
     def refit(

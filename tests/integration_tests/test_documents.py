@@ -9,7 +9,8 @@ import bank
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/quickstart.md", "docs/langchain.md", "docs/llama_index.md"]
+GUIDES = ["quickstart", "langchain", "llama_index", "kv-precision", "tiers"]
+PAGES = ["README.md", *(f"docs/{guide}.md" for guide in GUIDES)]
 
 
 def blocks(page: str) -> str:

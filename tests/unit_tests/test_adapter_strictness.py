@@ -40,7 +40,7 @@ KINDS = [ChatCentroidKV, CentroidKVLLM, IndexLLM]
         ("seed", -1),
         ("timeout", 0),
         ("stop", [""]),
-        ("reuse", "blend"),
+        ("reuse", "fuzzy"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_at_construction(

@@ -10,9 +10,10 @@ from centroidkv import errors
 SRC = Path(centroidkv.__file__).parent
 FILES = sorted(SRC.rglob("*.py"))
 WORDS = {"types", "protocols", "config", "errors", "files", "sqlite_files", "fingerprint",
-         "settings", "tool_calls", "rotary", "plan_config"}  # fmt: skip
+         "settings", "tool_calls", "rotary", "plan_config", "remote_settings",
+         "placement", "reasons"}  # fmt: skip
 PARTS = {"kv", "models", "routing"}
-EDGES = {"cli", "cli_versions", "langchain", "llama_index"}
+EDGES = {"cli", "cli_precision", "cli_versions", "langchain", "llama_index"}
 BANNED_FILES = {"utils", "util", "helpers", "helper", "manager", "handler", "base", "common",
                 "misc", "info", "process", "data"}  # fmt: skip
 BANNED_NAMES = re.compile(r"Manager$|Handler$|Helper$|Utils$|KVStore")
@@ -34,9 +35,9 @@ def imports(path: Path) -> set[str]:
 
 
 def room(name: str) -> str:
-    """Return the room of a module; the command line is in two files."""
+    """Return the room of a module; the command line is in three files."""
     top = name.split(".", maxsplit=1)[0]
-    return {"cli_versions": "cli"}.get(top, top)
+    return {"cli_precision": "cli", "cli_versions": "cli"}.get(top, top)
 
 
 def layer(name: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from centroidkv import Engine, Message, Passage
-from centroidkv.errors import ConfigError, ContextTooLong, UnsupportedReuse
+from centroidkv.errors import ConfigError, ContextTooLong
 from small_parts import HashEmbedder, make_llama, make_tokenizer
 from word_bank import QUESTIONS, ask, build_and_warm, search
 
@@ -234,9 +234,9 @@ def test_odd_text_is_answered(engine: Engine, text: str) -> None:
     assert engine.stats().failed_writes == 0
 
 
-def test_a_policy_of_a_later_version_is_a_typed_error(engine: Engine) -> None:
-    with pytest.raises(UnsupportedReuse, match="blend"):
-        engine.generate("x", reuse="blend")
+def test_a_policy_that_is_not_known_is_a_typed_error(engine: Engine) -> None:
+    with pytest.raises(ConfigError, match="blend"):
+        engine.generate("x", reuse="fuzzy")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """One block, one file: the safetensors layout with a checksum over header and tensors.
 
 Any safetensors reader opens the files. Ours reads the file in one go, bounds every size before
-it allocates, and refuses what the checksum (xxh3-128) does not cover. Nothing is pickled.
+it allocates, and refuses what the checksum (xxh3-128) does not cover. Nothing is pickled. A raw
+block's tensors are keys and values; those of another level are what the level makes of them.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,51 +19,91 @@ from numpy.typing import NDArray
 from centroidkv.errors import CacheCorrupt, CacheMismatch
 from centroidkv.files import write_atomic
 from centroidkv.kv.blocks import pack, unpack
+from centroidkv.kv.levels import LEVELS, RAW, BlockCoder, CodedBlock, decoded
 from centroidkv.types import KVBlock
 
 FORMAT = "centroidkv-block-1"
+CODED_FORMAT = "centroidkv-coded-1"
 MAX_HEADER_BYTES = 1 << 20
 
 _SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 _STORAGE: dict[str, Any] = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "bfloat16": np.uint16,
-    "float64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "F64": np.float64,
+    "U32": np.uint32,
+    "U8": np.uint8,
 }
+_ODD = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
-__all__ = ["StoredBlock", "load_block", "save_block"]
+__all__ = [
+    "LEVELS",
+    "RAW",
+    "BlockCoder",
+    "StoredBlock",
+    "block_bytes",
+    "load_block",
+    "parse_block",
+    "save_block",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBlock:
-    """A block as read from its file, with all that the manifest can be rebuilt from."""
+    """A block as read and verified, with all that the manifest can be rebuilt from.
+
+    `where` names the file, for messages.
+    """
 
     id: str
     parent: str
     namespace: str
     token_ids: tuple[int, ...]
-    block: KVBlock
+    coded: CodedBlock
+    where: str
+
+    @property
+    def level(self) -> str:
+        return self.coded.level
+
+    @property
+    def block(self) -> KVBlock:
+        """The block, decoded now.
+
+        Raises:
+            CacheCorrupt: The bytes are not those of such a block, though their checksum holds.
+        """
+        try:
+            return decoded(self.coded)
+        except _ODD as error:
+            raise CacheCorrupt(Path(self.where), f"it cannot be decoded ({error})") from error
 
 
 def save_block(
-    path: Path, block: KVBlock, *, ids: tuple[str, str, str], token_ids: Sequence[int]
+    path: Path,
+    block: KVBlock,
+    *,
+    ids: tuple[str, str, str],
+    token_ids: Sequence[int],
+    coder: BlockCoder = RAW,
 ) -> int:
     """Write a block atomically; `ids` are (id, parent, namespace). Return the file's bytes."""
-    keys, values = np.ascontiguousarray(block.keys), np.ascontiguousarray(block.values)
-    metadata = {
-        "format": FORMAT,
-        "id": ids[0],
-        "parent": ids[1],
-        "namespace": ids[2],
-        "tokens": pack(token_ids).hex(),
-        "dtype": block.dtype,
-    }
-    tensors = [("keys", keys), ("values", values)]
-    metadata["xxh3"] = _digest(metadata, tensors)
-    raw = _header(metadata, tensors)
-    write_atomic(path, raw, keys.data, values.data)
-    return len(raw) + keys.nbytes + values.nbytes
+    header, tensors = _spelled(coder.encode(block), ids, token_ids)
+    write_atomic(path, header, *(array.data for _, array in tensors))
+    return len(header) + sum(array.nbytes for _, array in tensors)
+
+
+def block_bytes(
+    block: KVBlock,
+    *,
+    ids: tuple[str, str, str],
+    token_ids: Sequence[int],
+    coder: BlockCoder = RAW,
+) -> bytes:
+    """Return what `save_block` writes."""
+    header, tensors = _spelled(coder.encode(block), ids, token_ids)
+    return b"".join([header, *(array.tobytes() for _, array in tensors)])
 
 
 def load_block(path: Path) -> StoredBlock:
@@ -72,33 +114,92 @@ def load_block(path: Path) -> StoredBlock:
         CacheMismatch: The file was written by another format version.
         FileNotFoundError: There is no such file.
     """
-    raw = path.read_bytes()
+    return parse_block(path.read_bytes(), str(path))
+
+
+def parse_block(raw: bytes, where: str) -> StoredBlock:
+    """Verify the bytes of a block file; `where` names them in messages.
+
+    Raises:
+        CacheCorrupt: They are truncated, altered or not ours.
+        CacheMismatch: They are of another format version, or of a level unknown here.
+    """
     try:
-        return _parse(path, raw)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CacheCorrupt(path, f"not a readable block ({error})") from error
+        return _parse(where, raw)
+    except _ODD as error:
+        raise CacheCorrupt(Path(where), f"not a readable block ({error})") from error
 
 
-def _parse(path: Path, raw: bytes) -> StoredBlock:
+def _parse(where: str, raw: bytes) -> StoredBlock:
     size = int.from_bytes(raw[:8], "little")
     if not 2 <= size <= min(MAX_HEADER_BYTES, len(raw) - 8):
-        raise CacheCorrupt(path, "the header is cut off")
+        raise CacheCorrupt(Path(where), "the header is cut off")
     header = json.loads(raw[8 : 8 + size])
     metadata: dict[str, str] = header["__metadata__"]
-    if metadata.get("format") != FORMAT:
-        raise CacheMismatch(str(path), expected=FORMAT, found=str(metadata.get("format")))
+    level = _level(metadata, where)
     data = memoryview(raw)[8 + size :]
-    tensors = [(n, _tensor(header[n], metadata["dtype"], data)) for n in ("keys", "values")]
+    names = [name for name in header if name != "__metadata__"]
+    tensors = [(name, _tensor(header[name], data)) for name in names]
     # The checksum covers our metadata and the tensors; the header has one spelling only.
     is_ours = _header(metadata, tensors) == raw[: 8 + size]
     if not is_ours or len(data) != sum(array.nbytes for _, array in tensors):
-        raise CacheCorrupt(path, "the header does not fit the tensors")
+        raise CacheCorrupt(Path(where), "the header does not fit the tensors")
     expected = metadata.pop("xxh3")
     if _digest(metadata, tensors) != expected:
-        raise CacheCorrupt(path, "the checksum does not match")
-    block = KVBlock(tensors[0][1], tensors[1][1], metadata["dtype"])
+        raise CacheCorrupt(Path(where), "the checksum does not match")
     token_ids = unpack(bytes.fromhex(metadata["tokens"]))
-    return StoredBlock(metadata["id"], metadata["parent"], metadata["namespace"], token_ids, block)
+    coded = _coded(level, metadata, dict(tensors))
+    ids = metadata["id"], metadata["parent"], metadata["namespace"]
+    return StoredBlock(*ids, token_ids, coded, where)
+
+
+def _level(metadata: dict[str, str], where: str) -> str:
+    """Return the level that a header names.
+
+    Raises:
+        CacheMismatch: The header is of another format, or the level is unknown here.
+    """
+    found = metadata.get("format")
+    if found == FORMAT:
+        return RAW.level
+    if found != CODED_FORMAT:
+        raise CacheMismatch(where, expected=FORMAT, found=str(found))
+    level = metadata["level"]
+    if level not in LEVELS:
+        raise CacheMismatch(where, expected=f"one of {', '.join(LEVELS)}", found=str(level))
+    return level
+
+
+def _spelled(
+    coded: CodedBlock, ids: tuple[str, str, str], token_ids: Sequence[int]
+) -> tuple[bytes, list[tuple[str, NDArray[Any]]]]:
+    """Return a block file's header and its tensors."""
+    is_raw = coded.level == RAW.level
+    metadata = {
+        "format": FORMAT if is_raw else CODED_FORMAT,
+        "id": ids[0],
+        "parent": ids[1],
+        "namespace": ids[2],
+        "tokens": pack(token_ids).hex(),
+        "dtype": coded.dtype,
+    }
+    if not is_raw:
+        metadata["level"] = coded.level
+        metadata["shapes"] = json.dumps([coded.key_shape, coded.value_shape])
+    tensors = list(coded.parts.items())
+    metadata["xxh3"] = _digest(metadata, tensors)
+    return _header(metadata, tensors), tensors
+
+
+def _coded(level: str, metadata: dict[str, str], parts: dict[str, NDArray[Any]]) -> CodedBlock:
+    if level == RAW.level:
+        keys, values = parts["keys"], parts["values"]
+        return BlockCoder(level).encode(KVBlock(keys, values, metadata["dtype"]))
+    keys, values = json.loads(metadata["shapes"])
+    for shape in (keys, values):
+        if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) > 1 << 40:
+            raise ValueError("an odd shape")
+    return CodedBlock(level, metadata["dtype"], tuple(keys), tuple(values), parts)
 
 
 def _header(metadata: dict[str, str], tensors: list[tuple[str, NDArray[Any]]]) -> bytes:
@@ -108,7 +209,7 @@ def _header(metadata: dict[str, str], tensors: list[tuple[str, NDArray[Any]]]) -
     for name, array in tensors:
         end = offset + array.nbytes
         header[name] = {
-            "dtype": _SAFETENSORS[metadata["dtype"]],
+            "dtype": _safetensors_type(array, metadata["dtype"]),
             "shape": list(array.shape),
             "data_offsets": [offset, end],
         }
@@ -118,11 +219,19 @@ def _header(metadata: dict[str, str], tensors: list[tuple[str, NDArray[Any]]]) -
     return len(raw).to_bytes(8, "little") + raw
 
 
-def _tensor(entry: dict[str, Any], dtype: str, data: memoryview) -> NDArray[Any]:
+def _safetensors_type(array: NDArray[Any], dtype: str) -> str:
+    """Name an array's type; arrays of two bytes or of the block's width are of the block's type."""
+    own = _SAFETENSORS[dtype]
+    if array.dtype == _STORAGE[own]:
+        return own
+    return next(name for name, kind in _STORAGE.items() if array.dtype == kind)
+
+
+def _tensor(entry: dict[str, Any], data: memoryview) -> NDArray[Any]:
     start, stop = entry["data_offsets"]
     if not 0 <= start <= stop <= len(data):
         raise ValueError("tensor outside the file")
-    return np.frombuffer(data[start:stop], dtype=_STORAGE[dtype]).reshape(entry["shape"])
+    return np.frombuffer(data[start:stop], dtype=_STORAGE[entry["dtype"]]).reshape(entry["shape"])
 
 
 def _digest(metadata: dict[str, str], tensors: list[tuple[str, NDArray[Any]]]) -> str:

@@ -6,13 +6,15 @@ store, so a block survives any number of hits.
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
-from centroidkv.files import set_aside
+from centroidkv.files import set_aside, write_atomic
+from centroidkv.kv.bandwidth import Meter
 from centroidkv.kv.blocks import block_id, is_root
-from centroidkv.kv.codec import StoredBlock, load_block, save_block
+from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_block
 from centroidkv.kv.eviction import Leases, leaves_to_evict
 from centroidkv.kv.manifest import BlockRow, Manifest
 from centroidkv.types import KVBlock, common_prefix
@@ -25,11 +27,17 @@ __all__ = ["DiskBlocks"]
 class DiskBlocks:
     """Blocks on disk. See `BlockStore` for the contract."""
 
-    def __init__(self, folder: Path, *, budget_bytes: int, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, budget_bytes: int, read_only: bool = False, policy: str = "lru"
+    ) -> None:
         self.folder = folder
         self.budget_bytes = budget_bytes
         self.read_only = read_only
+        self._policy = policy
+        self.coders: dict[str, BlockCoder] = {}  # by namespace: how new blocks are written
+        self.leaving: Callable[[Sequence[str]], None] | None = None  # told before blocks go
         self.leases = Leases()
+        self.meter = Meter()
         self._blocks = folder / "blocks"
         self._quarantine = folder / "quarantine"
         self.manifest = self._open_manifest()
@@ -42,7 +50,7 @@ class DiskBlocks:
         path = self.folder / "manifest.sqlite"
         manifest: Manifest | None = None
         try:
-            manifest = Manifest(path, read_only=self.read_only)
+            manifest = Manifest(path, policy=self._policy, read_only=self.read_only)
             faults = [] if self.read_only else manifest.faults()
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
@@ -59,7 +67,7 @@ class DiskBlocks:
             manifest = Manifest(Path(":memory:"))
         else:
             self.set_aside(path)
-            manifest = Manifest(path)
+            manifest = Manifest(path, policy=self._policy)
         self._index_files(manifest)
         return manifest
 
@@ -73,6 +81,7 @@ class DiskBlocks:
                 self._report(path, error, manifest)
                 continue
             manifest.add(_row(stored, path.stat().st_size))
+        manifest.settle_depths()
 
     def files(self) -> Iterator[Path]:
         """Yield every block file that is there, known to the manifest or not."""
@@ -93,11 +102,19 @@ class DiskBlocks:
 
     def get(self, block: str) -> KVBlock | None:
         row = self.manifest.get(block)
-        if row is None:
-            return None
-        path = self.path(block)
+        return self.read(row) if row is not None else None
+
+    def read(self, row: BlockRow) -> KVBlock | None:
+        """Return the block of a row, as `get` does."""
+        path, block = self.path(row.id), row.id
         try:
-            return self.verified(row, path).block
+            began = time.perf_counter()
+            stored = self.verified(row, path)
+            read = time.perf_counter()
+            found = stored.block
+            self.meter.timed("disk", row.num_bytes, read - began)
+            self.meter.decoded(stored.level, found.num_bytes, time.perf_counter() - read)
+            return found
         except (CacheError, OSError) as error:
             self._report(path, error, self.manifest)
             if not self.read_only:
@@ -146,20 +163,44 @@ class DiskBlocks:
         if not is_root(parent) and not self.has(parent):
             # Evicted meanwhile: behind a block that is not there nothing can be found.
             return None
-        row, old = self.placed(parent, token_ids)
-        if row is None:
+        own, old = self.placed(parent, token_ids)
+        if own is None:
             return old
+        coder, namespace = self._coder(parent), self._namespace_of(parent)
+        ids = (own, parent, namespace)
         with self.leases.hold([parent]):
             self.make_room(block.num_bytes + 4096)
-            namespace = self._namespace_of(parent)
-            size = save_block(
-                self.path(row), block, ids=(row, parent, namespace), token_ids=token_ids
-            )
-            self.manifest.add(BlockRow(row, parent, namespace, tuple(token_ids), size))
+            size = save_block(self.path(own), block, ids=ids, token_ids=token_ids, coder=coder)
+            self.manifest.add(BlockRow(*ids, tuple(token_ids), size, coder.level))
+        self._supersede(old, own)
+        return own
+
+    def adopt(self, stored: StoredBlock, raw: bytes) -> bool:
+        """Keep a verified block that came from elsewhere, as it came; tell whether it is kept.
+
+        Raises:
+            CacheFull: The block alone is larger than the budget.
+            OSError: The disk is full or read-only.
+        """
+        if self.read_only or stored.level != self._coder(stored.parent).level:
+            return False
+        if not is_root(stored.parent) and not self.has(stored.parent):
+            return False
+        own, old = self.placed(stored.parent, stored.token_ids)
+        if own is None:
+            return False
+        with self.leases.hold([stored.parent]):
+            self.make_room(len(raw))
+            write_atomic(self.path(own), raw)
+            self.manifest.add(_row(stored, len(raw)))
+            self.manifest.sent([own])
+        self._supersede(old, own)
+        return True
+
+    def _supersede(self, old: str | None, new: str) -> None:
         if old is not None:
-            self.manifest.replace_tail(old, row)
+            self.manifest.replace_tail(old, new)
             self.path(old).unlink(missing_ok=True)
-        return row
 
     def placed(self, parent: str, token_ids: Sequence[int]) -> tuple[str | None, str | None]:
         """Decide where tokens go: (new id, tail it supersedes) or (None, id that covers them)."""
@@ -171,6 +212,14 @@ class DiskBlocks:
             if shared == len(tokens):
                 superseded = child
         return block_id(parent, token_ids), superseded
+
+    def _coder(self, parent: str) -> BlockCoder:
+        return self.coders.get(self._namespace_of(parent), RAW)
+
+    def is_lossy(self, block: str) -> bool:
+        """Tell whether a block is here, at a coded level."""
+        row = self.manifest.get(block)
+        return row is not None and row.level != RAW.level
 
     def _namespace_of(self, parent: str) -> str:
         row = self.manifest.get(parent)
@@ -188,14 +237,18 @@ class DiskBlocks:
             leaves = leaves_to_evict(self.manifest, excess, self.leases)
             if not leaves:
                 raise CacheFull(needed_bytes=needed_bytes, budget_bytes=self.budget_bytes)
-            self.manifest.remove(leaves)
+            if self.leaving is not None:
+                self.leaving(leaves)
+            self.manifest.evict(leaves)
             self.manifest.count(["evicted_blocks"] * len(leaves))
             for leaf in leaves:
                 self.path(leaf).unlink(missing_ok=True)
 
 
 def _row(stored: StoredBlock, num_bytes: int) -> BlockRow:
-    return BlockRow(stored.id, stored.parent, stored.namespace, stored.token_ids, num_bytes)
+    return BlockRow(
+        stored.id, stored.parent, stored.namespace, stored.token_ids, num_bytes, stored.level
+    )
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

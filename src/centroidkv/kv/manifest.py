@@ -13,32 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from centroidkv.kv.blocks import BLOCK_TOKENS, pack, unpack
-from centroidkv.sqlite_files import open_to_read, open_to_write
+from centroidkv.kv.manifest_schema import open_manifest, settle_depths
+from centroidkv.kv.policies import POLICIES
 
 __all__ = ["BlockRow", "HeldBlock", "Manifest", "PrefixRow"]
-
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS blocks (
-    id TEXT PRIMARY KEY, parent TEXT NOT NULL, namespace TEXT NOT NULL, tokens BLOB NOT NULL,
-    is_full INTEGER NOT NULL, num_bytes INTEGER NOT NULL, last_used INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS children ON blocks (parent, tokens);
-CREATE INDEX IF NOT EXISTS recency ON blocks (last_used);
-CREATE TABLE IF NOT EXISTS prefixes (
-    plan TEXT NOT NULL, cluster INTEGER NOT NULL, namespace TEXT NOT NULL, head TEXT NOT NULL,
-    block TEXT NOT NULL, num_tokens INTEGER NOT NULL, PRIMARY KEY (plan, cluster, namespace, head)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS prefix_block ON prefixes (block);
-CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TRIGGER IF NOT EXISTS block_added AFTER INSERT ON blocks BEGIN
-    INSERT INTO counters VALUES ('disk_bytes', NEW.num_bytes)
-    ON CONFLICT (name) DO UPDATE SET value = value + NEW.num_bytes;
-END;
-CREATE TRIGGER IF NOT EXISTS block_removed AFTER DELETE ON blocks BEGIN
-    UPDATE counters SET value = value - OLD.num_bytes WHERE name = 'disk_bytes';
-END;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +28,7 @@ class BlockRow:
     namespace: str
     token_ids: tuple[int, ...]
     num_bytes: int
+    level: str = "raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +52,8 @@ class HeldBlock:
     num_tokens: int
 
 
-def _connect_reading(path: Path) -> sqlite3.Connection:
-    db = open_to_read(path)
-    db.execute("SELECT 1 FROM blocks LIMIT 1")
-    return db
+_SET_WORTH = """UPDATE blocks SET worth = worth(
+    COALESCE((SELECT value FROM clocks WHERE name = 'age'), 0), uses, depth, tokens, num_bytes)"""
 
 
 class Manifest:
@@ -84,15 +61,14 @@ class Manifest:
 
     Args:
         path: The SQLite file, or `:memory:` for one that is not kept.
+        policy: In which order blocks leave; see `POLICIES`.
         read_only: Change nothing, not even in files of SQLite's own.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, policy: str = "lru", read_only: bool = False) -> None:
         self._lock = threading.RLock()
-        self._db = _connect_reading(path) if read_only else open_to_write(path, _SCHEMA)
-        if not read_only:
-            # A write now: a file that cannot take one is to be noticed before a request is.
-            self._db.execute("PRAGMA user_version = 1")
+        self._order = ", ".join(POLICIES[policy])
+        self._db = open_manifest(path, policy=policy, read_only=read_only)
         row = self._db.execute("SELECT MAX(last_used) FROM blocks").fetchone()
         self._clock = int(row[0] or 0)
 
@@ -129,12 +105,13 @@ class Manifest:
 
     def rows(self, where: str = "1", *values: object) -> Iterator[BlockRow]:
         """Yield the rows that a condition selects."""
-        query = f"SELECT id, parent, namespace, tokens, num_bytes FROM blocks WHERE {where}"
-        for block, parent, namespace, tokens, num_bytes in self._rows(query, *values):
+        columns = "id, parent, namespace, level, tokens, num_bytes"
+        for *texts, tokens, size in self._rows(
+            f"SELECT {columns} FROM blocks WHERE {where}", *values
+        ):
             assert isinstance(tokens, bytes)
-            yield BlockRow(
-                str(block), str(parent), str(namespace), unpack(tokens), int(str(num_bytes))
-            )
+            block, parent, namespace, level = map(str, texts)
+            yield BlockRow(block, parent, namespace, unpack(tokens), int(str(size)), level)
 
     def neighbours(
         self, parent: str, token_ids: Sequence[int]
@@ -153,20 +130,31 @@ class Manifest:
         with self._writing() as db:
             self._clock += 1
             db.executemany(
-                "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                """INSERT OR IGNORE INTO blocks (id, parent, namespace, level, tokens, num_bytes,
+                is_full, last_used, depth)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, COALESCE(
+                    (SELECT depth + length(tokens) / 4 FROM blocks WHERE id = ?), 0))""",
                 [
                     (
                         row.id,
                         row.parent,
                         row.namespace,
+                        row.level,
                         pack(row.token_ids),
-                        len(row.token_ids) == BLOCK_TOKENS,
                         row.num_bytes,
+                        len(row.token_ids) == BLOCK_TOKENS,
                         self._clock,
+                        row.parent,
                     )
                     for row in rows
                 ],
             )
+            db.executemany(f"{_SET_WORTH} WHERE id = ?", [(row.id,) for row in rows])
+
+    def settle_depths(self) -> None:
+        """Count for every block the tokens before it; needed where blocks came in any order."""
+        with self._writing() as db:
+            settle_depths(db)
 
     def replace_tail(self, old: str, new: str) -> None:
         """Forget a tail that a longer block has superseded; prefixes follow."""
@@ -178,21 +166,59 @@ class Manifest:
         with self._writing() as db:
             db.executemany("DELETE FROM blocks WHERE id = ?", [(b,) for b in block_ids])
 
+    def evict(self, block_ids: Sequence[str]) -> None:
+        """Remove blocks for want of room: the store's age becomes what the best was worth."""
+        with self._writing() as db:
+            age = "SELECT 'age', MAX(worth) FROM blocks WHERE id = ?"
+            older = "ON CONFLICT (name) DO UPDATE SET value = MAX(value, excluded.value)"
+            for block in block_ids:
+                db.execute(
+                    f"INSERT INTO clocks {age} HAVING MAX(worth) IS NOT NULL {older}", (block,)
+                )
+                db.execute("DELETE FROM blocks WHERE id = ?", (block,))
+
     def touch(self, block_ids: Sequence[str]) -> None:
         """Mark blocks as just used."""
         with self._writing() as db:
             self._clock += 1
-            db.executemany(
-                "UPDATE blocks SET last_used = ? WHERE id = ?",
-                [(self._clock, b) for b in block_ids],
-            )
+            used = "last_used = ?, uses = uses + 1"
+            for block in block_ids:
+                db.execute(f"UPDATE blocks SET {used} WHERE id = ?", (self._clock, block))
+                db.execute(f"{_SET_WORTH} WHERE id = ?", (block,))
 
     def leaves(self, limit: int, offset: int = 0) -> list[tuple[str, int]]:
-        """Return (id, bytes) of blocks without children, least recently used first."""
-        query = """SELECT id, num_bytes FROM blocks AS b WHERE NOT EXISTS
-            (SELECT 1 FROM blocks AS c WHERE c.parent = b.id)
-            ORDER BY last_used, id LIMIT ? OFFSET ?"""
+        """Return (id, bytes) of blocks that may go, the first to go first.
+
+        These have no children, and no pinned cluster's prefix ends in them.
+        """
+        query = f"""SELECT id, num_bytes FROM blocks AS b WHERE NOT EXISTS
+            (SELECT 1 FROM blocks AS c WHERE c.parent = b.id) AND NOT EXISTS
+            (SELECT 1 FROM prefixes AS p JOIN pins USING (plan, cluster) WHERE p.block = b.id)
+            ORDER BY {self._order}, id LIMIT ? OFFSET ?"""
         return [(str(b), int(str(n))) for b, n in self._rows(query, limit, offset)]
+
+    # what a remote has had
+
+    def owed(self, limit: int) -> list[BlockRow]:
+        """Return full blocks that no remote has had, those near the start first."""
+        return list(
+            self.rows("in_remote = 0 AND is_full = 1 ORDER BY depth, last_used LIMIT ?", limit)
+        )
+
+    def is_owed(self, block_id: str) -> bool:
+        query = "SELECT 1 FROM blocks WHERE id = ? AND in_remote = 0 AND is_full = 1"
+        return bool(self._rows(query, block_id))
+
+    def sent(self, block_ids: Iterable[str]) -> None:
+        """Note that the remote has had blocks."""
+        with self._writing() as db:
+            rows = [(b,) for b in block_ids]
+            db.executemany("UPDATE blocks SET in_remote = 1 WHERE id = ?", rows)
+
+    def standing(self, block_id: str) -> tuple[str, float] | None:
+        """Return a block's parent and worth."""
+        rows = self._rows("SELECT parent, worth FROM blocks WHERE id = ?", block_id)
+        return (str(rows[0][0]), float(str(rows[0][1]))) if rows else None
 
     def chain(self, block_id: str) -> list[BlockRow]:
         """Return the rows from the first block of a sequence to `block_id`; [] if broken."""
@@ -248,18 +274,44 @@ class Manifest:
         return [HeldBlock(str(b), int(str(size)), int(str(tokens))) for b, size, tokens in rows]
 
     def copy_prefixes(self, plan: str, to: str, clusters: Iterable[int]) -> None:
-        """Let clusters of another plan have the prefixes that those of the same number have."""
+        """Let clusters of another plan have the prefixes that those of the same number have.
+
+        And be pinned where those are.
+        """
+        clusters = list(clusters)
         with self._writing() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO prefixes SELECT ?, cluster, namespace, head, block,"
                 " num_tokens FROM prefixes WHERE plan = ? AND cluster = ?",
                 [(to, plan, cluster) for cluster in clusters],
             )
+            db.executemany(
+                "INSERT OR IGNORE INTO pins SELECT ?, cluster, in_memory FROM pins"
+                " WHERE plan = ? AND cluster = ?",
+                [(to, plan, cluster) for cluster in clusters],
+            )
 
     def drop_prefixes(self, plan: str) -> None:
         """Forget where the clusters of a plan have their KV; the blocks stay."""
         with self._writing() as db:
+            db.execute("DELETE FROM pins WHERE plan = ?", (plan,))
             db.execute("DELETE FROM prefixes WHERE plan = ?", (plan,))
+
+    # pinned clusters
+
+    def pin(self, plan: str, cluster: int, *, in_memory: bool) -> None:
+        """Keep a cluster's prefixes from being evicted."""
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO pins VALUES (?, ?, ?)", (plan, cluster, in_memory))
+
+    def unpin(self, plan: str, cluster: int) -> None:
+        with self._writing() as db:
+            db.execute("DELETE FROM pins WHERE plan = ? AND cluster = ?", (plan, cluster))
+
+    def pins(self) -> list[tuple[str, int, bool]]:
+        """Return (plan, cluster, kept in memory too) of every pinned cluster."""
+        rows = self._rows("SELECT plan, cluster, in_memory FROM pins ORDER BY plan, cluster")
+        return [(str(plan), int(str(cluster)), bool(kept)) for plan, cluster, kept in rows]
 
     # counters
 

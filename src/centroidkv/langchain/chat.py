@@ -198,7 +198,7 @@ def _usage(completion: Completion) -> UsageMetadata:
         output_tokens=usage.completion_tokens,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
         input_token_details=InputTokenDetails(
-            cache_read=usage.reused_tokens, cache_creation=usage.stored_tokens
+            cache_read=usage.cached_tokens, cache_creation=usage.stored_tokens
         ),
     )
 

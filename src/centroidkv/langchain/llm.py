@@ -140,7 +140,7 @@ def _result(completions: list[Completion]) -> LLMResult:
                 "prompt_tokens": prompt,
                 "completion_tokens": answer,
                 "total_tokens": prompt + answer,
-                "cache_read": sum(c.usage.reused_tokens for c in completions),
+                "cache_read": sum(c.usage.cached_tokens for c in completions),
             }
         },
     )

@@ -82,7 +82,9 @@ class ModelSettings(BaseModel):
             "seed": self.seed,
             "stop": self.stop,
             "reuse": self.reuse or self.kv.config.reuse,
+            "blend_share": self.kv.config.blend_share,
             "template_date": self.kv.config.template_date,
+            "kv_precision": self.kv.store.precisions[self.kv.model.fingerprint].name,
             "tenant": self.kv.config.tenant,
         }
 

@@ -263,6 +263,10 @@ def _info(completion: Completion) -> dict[str, Any]:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "reused_tokens": usage.reused_tokens,
+        "blended_tokens": usage.blended_tokens,
+        "recomputed_tokens": usage.recomputed_tokens,
+        "blend_problem": usage.blend_problem,
+        "approximate": usage.approximate,
         "ttft_s": usage.ttft_s,
     }
 

@@ -18,31 +18,13 @@ from centroidkv.models.arena import input_device
 from centroidkv.models.blend_choice import Recipe, attention_received, chosen, deviation
 from centroidkv.models.blend_drift import Drift
 from centroidkv.models.blend_rows import Rows, fresh_of
-from centroidkv.models.free_keys import PlacedPassage, Placement
+from centroidkv.models.free_keys import Placement
 from centroidkv.models.lending import SequenceKV
 from centroidkv.models.packed import KEYWORD, NotPackable
+from centroidkv.placement import BlendReport, PlacedPassage
 from centroidkv.rotary import Rotary
 
 __all__ = ["BlendReport", "Blended", "Blender"]
-
-
-@dataclass(frozen=True, slots=True)
-class BlendReport:
-    """What a blend did.
-
-    Attributes:
-        placed_tokens: Tokens that passages brought KV for.
-        again_tokens: Of these, how many were computed again, on the average of the layers from the
-            check layer on.
-        new_tokens: Tokens that no passage covered.
-        uncorrected: How far the placed KV of the other tokens was from the fresh at the check
-            layer, as a part of the fresh (both squared); None where nothing was compared.
-    """
-
-    placed_tokens: int
-    again_tokens: int
-    new_tokens: int
-    uncorrected: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

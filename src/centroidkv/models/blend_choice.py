@@ -15,6 +15,7 @@ from centroidkv.models.blend_rows import Fresh
 
 __all__ = ["SHARE", "Deviation", "Recipe", "attention_received", "chosen", "deviation"]
 
+CHECK_LAYER = 1
 # Of the placed tokens, how many are computed again.
 SHARE = 0.15
 # Of the square sum of fresh values at the check layer, what may be left as placed where no share is
@@ -45,7 +46,7 @@ class Recipe:
     """
 
     share: float | None = SHARE
-    check_layer: int = 1
+    check_layer: int = CHECK_LAYER
     by: Literal["keys", "values"] = "values"
     later: tuple[tuple[int, float], ...] = ()
     bound: float = AUTO_BOUND
@@ -58,13 +59,16 @@ class Recipe:
 
         A share that is too large to be exceeded anywhere, or none, is the same in all layers.
         """
-        most = _STAGES[0][1]
-        if share is None or not 0 < share * most <= 1:
+        if not share:
             return cls(share)
-        first = cls(share * most)
-        later = {round(begin * num_layers): share * times for begin, times in _STAGES[1:]}
-        kept = sorted((n, s) for n, s in later.items() if first.check_layer < n < num_layers)
-        return replace(first, later=tuple(kept))
+        layers = range(CHECK_LAYER, num_layers)
+        times = [[t for b, t in _STAGES if round(b * num_layers) <= n][-1] for n in layers]
+        shares = [share * t * len(times) / sum(times) for t in times]
+        if not shares or max(shares) > 1:
+            return cls(share)
+        changes = zip(layers[1:], shares[1:], shares, strict=False)
+        later = tuple((n, here) for n, here, before in changes if here != before)
+        return cls(shares[0], later=later)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,9 +13,10 @@ from centroidkv.models.arena import Arena, KVShape, input_device
 from centroidkv.models.attention import NAME
 from centroidkv.models.blend import Blender
 from centroidkv.models.blend_choice import Recipe
-from centroidkv.models.free_keys import PlacedPassage, free_block
+from centroidkv.models.free_keys import free_block
 from centroidkv.models.int8 import INT8, is_int8
 from centroidkv.models.weights import quantization_of
+from centroidkv.placement import PlacedPassage
 from centroidkv.rotary import Rotary
 
 # Of the largest logit: how far the trial may be from the plain forward.

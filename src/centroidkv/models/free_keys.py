@@ -6,7 +6,6 @@ by that of its new one. Knows nothing of what is computed afresh.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,37 +14,11 @@ from numpy.typing import NDArray
 
 from centroidkv.models.arena import Arena
 from centroidkv.models.layer_memory import write_bits
+from centroidkv.placement import PlacedPassage
 from centroidkv.rotary import Rotary, from_float32, to_float32
 from centroidkv.types import KVBlock
 
 __all__ = ["PlacedPassage", "Placement", "Turn", "free_block", "turned_block"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlacedPassage:
-    """Where in a prompt a passage's stored KV belongs.
-
-    The tokens [start, stop) are absolute positions of the prompt; `block` has as many tokens, its
-    keys are free of positions. Of a `Future`, the block may still be on its way: the first layers
-    do not need it.
-    """
-
-    start: int
-    stop: int
-    block: KVBlock | Future[KVBlock]
-
-    def loaded(self) -> KVBlock:
-        """Return the block, waiting for it where it has to be.
-
-        Raises:
-            ValueError: It has another number of tokens.
-        """
-        block = self.block.result() if isinstance(self.block, Future) else self.block
-        if block.num_tokens != self.stop - self.start:
-            raise ValueError(
-                f"a passage at [{self.start}, {self.stop}) has KV of {block.num_tokens} tokens"
-            )
-        return block
 
 
 @dataclass(frozen=True, slots=True, eq=False)

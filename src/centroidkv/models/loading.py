@@ -28,7 +28,7 @@ from centroidkv.models.weights import quantization_of, weights_digest
 
 _SHAPING = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
 
-__all__ = ["load_model", "wrap_model"]
+__all__ = ["load_model", "locate", "wrap_model"]
 
 
 def load_model(
@@ -59,7 +59,7 @@ def load_model(
         ModelNotFound: There is no such model, or it cannot be loaded in this way.
         UnsupportedModel: Its state cannot be cut into prefixes.
     """
-    folder, options = _locate(str(source))
+    folder, options = locate(str(source))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind: Any = _dtype(dtype) if dtype else (torch.float32 if device == "cpu" else "auto")
     of_transformers = None if quantization == "int8" else quantization
@@ -136,7 +136,7 @@ def wrap_model(
     )
 
 
-def _locate(source: str) -> tuple[str, dict[str, str]]:
+def locate(source: str) -> tuple[str, dict[str, str]]:
     """Return what transformers' loaders take, and the options that go with it."""
     if source.startswith(PREFIX):
         return str(bundled_folder(source)), {}

@@ -14,13 +14,12 @@ from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong
 from centroidkv.models.arena import NOBODY, ArenaPool, Resident, kv_shape
 from centroidkv.models.batching import Batcher, Job
-from centroidkv.models.blend import Blender, BlendReport
+from centroidkv.models.blend import Blender
 from centroidkv.models.blend_choice import SHARE, Recipe
 from centroidkv.models.blend_trial import problem_of
 from centroidkv.models.cut_check import require_cuttable
 from centroidkv.models.draft_model import DraftModel, ModelDrafter
 from centroidkv.models.drafting import Pace
-from centroidkv.models.free_keys import PlacedPassage
 from centroidkv.models.lending import SequenceKV, SharedArenas
 from centroidkv.models.packing import Packing
 from centroidkv.models.positions import rotary_of
@@ -28,9 +27,10 @@ from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
 from centroidkv.models.steps import Steps
 from centroidkv.models.tokens import end_ids, require_fast
+from centroidkv.placement import BlendReport, PlacedPassage
 from centroidkv.rotary import Rotary
 from centroidkv.tool_calls import Tool, ToolFormat
-from centroidkv.types import Drafts, KVBlock, Message, Prompt, Token, valid_text
+from centroidkv.types import Drafts, FloatArray, KVBlock, Message, Prompt, Token, valid_text
 
 # One forward per this many prompt tokens: bounds the memory of long prompts.
 PREFILL_TOKENS = 2048
@@ -254,6 +254,10 @@ class _ArenaSequence:
         self._steps = self._new_steps(drafts)
         self._steps.begin(token_ids)
         self._arenas.ready(self._open, is_working=False)
+
+    def score(self, token_ids: Sequence[int]) -> FloatArray:
+        logits = self._owner.forward(token_ids, self._open, rows=len(token_ids))
+        return logits.float().cpu().numpy()
 
     def blend(
         self,

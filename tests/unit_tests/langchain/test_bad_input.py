@@ -24,7 +24,7 @@ from langchain_core.runnables import RunnablePassthrough
 from pydantic import ValidationError
 
 from centroidkv import Engine
-from centroidkv.errors import ConfigError, ContextTooLong, UnsupportedReuse
+from centroidkv.errors import ConfigError, ContextTooLong
 from centroidkv.langchain import CentroidKVLLM, CentroidKVRetriever, ChatCentroidKV
 from langchain_parts import (
     ASKED,
@@ -190,10 +190,9 @@ def test_unknown_arguments_of_a_call_are_named_with_those_known(engine: Engine, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("reuse", ["blend"])
-def test_a_policy_of_later_versions_says_so(engine: Engine, kind: type, reuse: str) -> None:
-    with pytest.raises(UnsupportedReuse, match="not served by this version"):
-        kind(engine=engine).invoke("x", reuse=reuse)
+def test_a_policy_that_is_not_known_is_named(engine: Engine, kind: type) -> None:
+    with pytest.raises(ConfigError, match="reuse must be"):
+        kind(engine=engine).invoke("x", reuse="fuzzy")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from pydantic import ValidationError
 
 from centroidkv import Engine
-from centroidkv.errors import ConfigError, ContextTooLong, UnsupportedReuse
+from centroidkv.errors import ConfigError, ContextTooLong
 from centroidkv.llama_index import CentroidKVLLM, CentroidKVPostprocessor
 from llama_index_parts import ASKED, WordRetriever, build_and_warm, query_engine
 from word_bank import PASSAGES
@@ -150,9 +150,9 @@ def test_a_wrong_type_or_name_is_refused_at_construction(
         CentroidKVLLM(**{"engine": engine, name: value})
 
 
-def test_a_policy_of_later_versions_says_so(llm: CentroidKVLLM) -> None:
-    with pytest.raises(UnsupportedReuse, match="not served by this version"):
-        llm.complete("x", reuse="blend")
+def test_a_policy_that_is_not_known_is_named(llm: CentroidKVLLM) -> None:
+    with pytest.raises(ConfigError, match="reuse must be"):
+        llm.complete("x", reuse="fuzzy")
 
 
 @pytest.mark.parametrize("arguments", [{"engine": "x"}, {}, {"order": "last"}, {"ordr": "last"}])

@@ -1,0 +1,102 @@
+"""Whether blended answers are as good as computed ones: text-span questions of TAT-QA dev.
+
+Every question is answered twice from the same prompt, greedily. Passages are computed behind the
+prompt's head, each for itself, and placed: nothing of the prompt but its head is exact.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from quality_answers import KeptAnswers
+from quality_prompts import Asking, Composer, Setting, rendered
+from quality_scores import bootstrap, is_exact, token_f1
+from quality_sets import tatqa
+
+from centroidkv.config import Sampling
+from centroidkv.models.loading import load_model
+from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.passage_spans import locate
+from centroidkv.passage_store import computed, joined
+from centroidkv.placement import PlacedPassage
+from centroidkv.protocols import RunningSequence
+
+SHARE = 0.15
+
+
+def quality(data: Path, cache: Path, seed: int, limit: int | None) -> list[dict[str, Any]]:
+    """Answer what is not answered yet, `limit` questions in all; return the paired comparison."""
+    questions = tatqa(data, seed=0)
+    askings = Composer(questions, cache).compose(Setting("plain", None, {}))
+    order = np.random.default_rng(seed).permutation(len(askings))[:limit]
+    model = load_model("bundled:smollm2")
+    full, blended = (KeptAnswers(cache / f"{n}.jsonl") for n in ("full", f"blended_{SHARE}"))
+    rows = []
+    for number, i in enumerate(order, start=1):
+        asking = askings[i]
+        rows.append(_pair(model, asking, full, blended, questions.max_tokens))
+        if number % 10 == 0:
+            print(number, _summary(rows, len(askings)), flush=True)
+    return [_summary(rows, len(askings))]
+
+
+def _pair(
+    model: TransformersModel,
+    asking: Asking,
+    full: KeptAnswers,
+    blended: KeptAnswers,
+    max_tokens: int,
+) -> tuple[Asking, str, str]:
+    ids = asking.prompt
+    if full.get(ids, max_tokens) is None:
+        full.put(ids, max_tokens, _full(model, ids, max_tokens))
+    if blended.get(ids, max_tokens) is None:
+        blended.put(ids, max_tokens, _blended(model, asking, max_tokens))
+    texts = full.get(ids, max_tokens), blended.get(ids, max_tokens)
+    return asking, texts[0] or "", texts[1] or ""
+
+
+def _full(model: TransformersModel, ids: tuple[int, ...], max_tokens: int) -> str:
+    sequence = model.open_sequence(len(ids) + max_tokens)
+    sequence.prefill(ids)
+    return _answer(sequence, max_tokens)
+
+
+def _blended(model: TransformersModel, asking: Asking, max_tokens: int) -> str:
+    prompt = model.encode(rendered(asking.system, asking.user))
+    context = asking.user.removeprefix("Context:\n").rsplit("\n\nQuestion:", 1)[0]
+    layout = locate(prompt, context.split("\n\n"), question=asking.asked.question)
+    units = [prompt.token_ids[s.start : s.stop] for s in layout.spans]
+    freed = [joined(b) for b in computed(model, prompt.token_ids[: layout.head], units)]
+    placed = [PlacedPassage(s.start, s.stop, b) for s, b in zip(layout.spans, freed, strict=True)]
+    sequence = model.open_sequence(len(prompt) + max_tokens)
+    sequence.blend(prompt.token_ids, placed, share=SHARE)
+    return _answer(sequence, max_tokens)
+
+
+def _answer(sequence: RunningSequence, max_tokens: int) -> str:
+    try:
+        tokens = list(sequence.decode(Sampling(max_tokens=max_tokens)))
+    finally:
+        sequence.close()
+    return "".join(t.text for t in tokens if not t.is_end).strip()
+
+
+def _summary(rows: list[tuple[Asking, str, str]], of: int) -> dict[str, Any]:
+    scores = np.array(
+        [[token_f1(text, a.asked.gold) for text in texts] for a, *texts in rows], float
+    )
+    difference = bootstrap(scores[:, 1] - scores[:, 0], [a.asked.document for a, *_ in rows])
+    exact = np.array([[is_exact(t, a.asked.gold) for t in texts] for a, *texts in rows], float)
+    return {
+        "questions": len(rows),
+        "of": of,
+        "share": SHARE,
+        "f1_full": round(float(scores[:, 0].mean()), 4),
+        "f1_blended": round(float(scores[:, 1].mean()), 4),
+        "exact_full": round(float(exact[:, 0].mean()), 4),
+        "exact_blended": round(float(exact[:, 1].mean()), 4),
+        "same_answer": round(float(np.mean([one == other for _, one, other in rows])), 4),
+        "difference": [round(x, 4) for x in (difference.mean, difference.low, difference.high)],
+        "verdict": difference.verdict,
+    }

@@ -1,0 +1,150 @@
+"""How a blended prompt gets its KV: stored passages are placed, everything else is computed.
+
+Owns one request's choice of passages. Any fault costs time: what cannot be placed is computed.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from centroidkv.errors import CentroidKVError
+from centroidkv.kv.blocks import BLOCK_TOKENS, Match
+from centroidkv.passage_spans import LEAST_TOKENS, PassageLayout, Span
+from centroidkv.passage_store import PassageStore
+from centroidkv.placement import BlendReport, PlacedPassage
+from centroidkv.prompt_heads import Head
+from centroidkv.protocols import BlendingSequence, RunningSequence
+from centroidkv.reasons import BlendProblem
+from centroidkv.request import Run
+from centroidkv.types import Drafts, Prompt, Usage
+
+# Below so many placed tokens a prefill costs no more.
+LEAST_PLACED = 64
+
+__all__ = ["BlendFilling"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A passage of the prompt, and what of it is stored: its first `match.num_tokens` tokens."""
+
+    span: Span
+    match: Match
+
+
+@dataclass(slots=True)
+class BlendFilling:
+    """Fills the sequence of one request. `problem` says why less was placed than stands there."""
+
+    passages: PassageStore
+    share: float | None
+    fault: Callable[[str, Exception], None]
+    problem: BlendProblem | None = None
+    unseen: list[Span] = field(default_factory=list)
+    _stored: list[_Stored] = field(default_factory=list)
+    _report: BlendReport | None = None
+
+    def look_up(self, prompt: Prompt, layout: PassageLayout, head: Head | None) -> None:
+        """Find which passages are stored behind the prompt's head."""
+        if head is None:
+            self.unseen = list(layout.spans)
+            self.problem = self.problem or "head_unseen"
+            return
+        for span in layout.spans:
+            try:
+                match = self.passages.find(head, prompt.token_ids[span.start : span.stop])
+            except (sqlite3.Error, OSError) as error:
+                self.problem = "store_failed"
+                self.fault("store_failed", error)
+                return
+            self._stored.append(_Stored(span, match))
+            if match.num_tokens < span.stop - span.start:
+                self.unseen.append(span)
+                self.problem = self.problem or "passages_unseen"
+
+    def fill(self, run: Run, sequence: RunningSequence, drafts: Drafts | None) -> None:
+        """Compute the prompt behind what the sequence holds, but for the passages placed there."""
+        rest = run.prompt.token_ids[run.held :]
+        placed = self._placed(run)
+        if placed:
+            blending = cast("BlendingSequence", sequence)
+            # Behind the first placed token nothing is exact, whatever comes of the blend.
+            run.exact_tokens = placed[0].start
+            try:
+                self._report = blending.blend(rest, placed, share=self.share, drafts=drafts)
+                return
+            except (CentroidKVError, RuntimeError, ValueError, MemoryError) as error:
+                self.problem = "blend_failed"
+                self.fault("blend_failed", error)
+                blending.truncate(run.held)
+        sequence.prefill(rest, drafts)
+
+    def _placed(self, run: Run) -> list[PlacedPassage]:
+        """Load the stored passages that lie behind the exact prefix."""
+        started = time.perf_counter()
+        # The last token of the prompt is computed for its logits.
+        wanted = [w for s in self._stored if (w := _behind(s, run.held, len(run.prompt) - 1))]
+        if not wanted:
+            return []
+        if sum(w.stop - w.start for w in wanted) < LEAST_PLACED:
+            self.problem = self.problem or "too_little"
+            return []
+        if not all(self.passages.is_in_memory(w.match) for w in wanted):
+            run.tier = "disk"
+        elif run.tier == "none":
+            run.tier = "memory"
+        placed = [p for w in wanted if (p := self._loaded(w)) is not None]
+        run.load_s += time.perf_counter() - started
+        return placed
+
+    def _loaded(self, wanted: "_Wanted") -> PlacedPassage | None:
+        try:
+            block = self.passages.load(wanted.match, wanted.start - wanted.span.start)
+        except (sqlite3.Error, OSError) as error:
+            self.fault("store_failed", error)
+            self.problem = "store_failed"
+            return None
+        if block is None:
+            self.problem = "block_damaged"
+            self.unseen.append(wanted.span)
+            return None
+        stop = wanted.stop
+        return PlacedPassage(wanted.start, stop, block.part(0, stop - wanted.start))
+
+    def told(self, run: Run, usage: Usage) -> Usage:
+        """Say what was blended, or why nothing was."""
+        report = self._report
+        usage = replace(usage, blend_problem=self.problem)
+        if report is None:
+            return usage
+        left = len(run.prompt) - run.held - report.placed_tokens
+        return replace(
+            usage,
+            outcome="hit" if left <= BLOCK_TOKENS + run.where.question else "partial",
+            reason="blended",
+            approximate=True,
+            blended_tokens=report.placed_tokens,
+            recomputed_tokens=report.again_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The prompt tokens [start, stop), to be taken from a stored passage."""
+
+    start: int
+    stop: int
+    span: Span
+    match: Match
+
+
+def _behind(stored: _Stored, reused: int, end: int) -> _Wanted | None:
+    """Return what of a stored passage lies in [reused, end), None if that is too little."""
+    span = stored.span
+    start = max(span.start, reused)
+    stop = min(span.start + stored.match.num_tokens, end)
+    if stop - start < LEAST_TOKENS:
+        return None
+    return _Wanted(start, stop, span, stored.match)

@@ -1,0 +1,118 @@
+"""The manifest's tables, and how the file of an earlier version gets them in place."""
+
+import sqlite3
+from pathlib import Path
+
+from centroidkv.kv.policies import POLICIES, worth
+from centroidkv.sqlite_files import open_to_read, open_to_write
+
+__all__ = ["open_manifest", "settle_depths"]
+
+VERSION = 2
+_TABLES = """
+CREATE TABLE IF NOT EXISTS blocks (
+    id TEXT PRIMARY KEY, parent TEXT NOT NULL, namespace TEXT NOT NULL, tokens BLOB NOT NULL,
+    is_full INTEGER NOT NULL, num_bytes INTEGER NOT NULL, last_used INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS children ON blocks (parent, tokens);
+CREATE INDEX IF NOT EXISTS recency ON blocks (last_used);
+CREATE TABLE IF NOT EXISTS prefixes (
+    plan TEXT NOT NULL, cluster INTEGER NOT NULL, namespace TEXT NOT NULL, head TEXT NOT NULL,
+    block TEXT NOT NULL, num_tokens INTEGER NOT NULL, PRIMARY KEY (plan, cluster, namespace, head)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS prefix_block ON prefixes (block);
+CREATE TABLE IF NOT EXISTS pins (
+    plan TEXT NOT NULL, cluster INTEGER NOT NULL, in_memory INTEGER NOT NULL,
+    PRIMARY KEY (plan, cluster)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS clocks (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS block_added AFTER INSERT ON blocks BEGIN
+    INSERT INTO counters VALUES ('disk_bytes', NEW.num_bytes)
+    ON CONFLICT (name) DO UPDATE SET value = value + NEW.num_bytes;
+END;
+CREATE TRIGGER IF NOT EXISTS block_removed AFTER DELETE ON blocks BEGIN
+    UPDATE counters SET value = value - OLD.num_bytes WHERE name = 'disk_bytes';
+END;
+"""
+# Columns of version 2, with what a block of before has in them.
+_ADDED = {
+    "uses": "INTEGER NOT NULL DEFAULT 1",
+    "depth": "INTEGER NOT NULL DEFAULT 0",  # tokens before the block
+    "worth": "REAL NOT NULL DEFAULT 0",
+    "level": "TEXT NOT NULL DEFAULT 'raw'",
+    "in_remote": "INTEGER NOT NULL DEFAULT 0",
+}
+_DEPTHS = """
+WITH RECURSIVE placed (id, depth) AS (
+    SELECT id, 0 FROM blocks WHERE parent = namespace
+    UNION ALL SELECT b.id, p.depth + 64 FROM placed AS p JOIN blocks AS b ON b.parent = p.id)
+UPDATE blocks SET depth = p.depth, worth = worth(0, uses, p.depth, tokens, num_bytes)
+FROM placed AS p WHERE p.id = blocks.id
+"""
+
+
+def open_manifest(path: Path, *, policy: str, read_only: bool) -> sqlite3.Connection:
+    """Open the manifest's file; to write, with every table and column of this version.
+
+    Raises:
+        sqlite3.OperationalError: The file cannot be opened, or stays locked.
+        sqlite3.DatabaseError: It is damaged, or holds something else.
+    """
+    if read_only:
+        return _reading(path)
+    db = open_to_write(path, _TABLES)
+    try:
+        db.create_function("worth", 5, _worth, deterministic=True)
+        _bring_up(db)
+        words = ", ".join(POLICIES[policy])
+        db.execute(f"CREATE INDEX IF NOT EXISTS order_{policy} ON blocks ({words})")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """Open to read; columns that the file does not have yet are read as their defaults."""
+    db = open_to_read(path)
+    missing = _missing(db)
+    if missing:
+        columns = ", ".join(f"{_ADDED[name].split()[-1]} AS {name}" for name in missing)
+        db.execute(f"CREATE TEMP VIEW blocks AS SELECT *, {columns} FROM main.blocks")
+        for table in ("pins (plan, cluster, in_memory)", "clocks (name, value)"):
+            db.execute(f"CREATE TEMP TABLE {table}")
+    db.execute("SELECT 1 FROM blocks LIMIT 1")
+    return db
+
+
+def _missing(db: sqlite3.Connection) -> list[str]:
+    known = {str(row[1]) for row in db.execute("PRAGMA main.table_info(blocks)")}
+    return [name for name in _ADDED if name not in known]
+
+
+def _bring_up(db: sqlite3.Connection) -> None:
+    """Add what the file of an earlier version lacks, all of it or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        missing = _missing(db)
+        for name in missing:
+            db.execute(f"ALTER TABLE blocks ADD COLUMN {name} {_ADDED[name]}")
+        if missing:
+            settle_depths(db)
+        # A write in any case: a file that cannot take one is to be noticed before a request is.
+        db.execute(f"PRAGMA user_version = {VERSION}")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def settle_depths(db: sqlite3.Connection) -> None:
+    """Count for every block the tokens before it, where blocks came in any order."""
+    db.execute(_DEPTHS)
+
+
+def _worth(age: float, uses: int, depth: int, tokens: bytes, num_bytes: int) -> float:
+    rate = len(tokens) / 4 / max(1, num_bytes)
+    return worth(age=age, uses=uses, depth_tokens=depth, tokens_per_byte=rate)

@@ -1,0 +1,96 @@
+"""What goes from disk to the remote, and when. Knows neither prompts nor requests.
+
+A block's row says whether the remote has had it, so that nothing is owed twice, or forgotten when
+a process ends.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from centroidkv.errors import CacheError
+from centroidkv.kv.codec import RAW, BlockCoder, block_bytes, parse_block
+from centroidkv.kv.disk import DiskBlocks
+from centroidkv.kv.manifest import BlockRow
+from centroidkv.kv.remote import RemoteBlocks
+from centroidkv.types import KVBlock
+
+ROWS_A_LOOK = 256
+
+__all__ = ["Uploads"]
+
+
+class Uploads:
+    """Sends full blocks of a disk to a remote, parents first.
+
+    `coders` says by namespace at which levels the remote keeps blocks, finest first; elsewhere it
+    keeps what the disk does.
+    """
+
+    def __init__(self, disk: DiskBlocks, remote: RemoteBlocks) -> None:
+        self.coders: dict[str, tuple[BlockCoder, ...]] = {}
+        self._disk = disk
+        self._remote = remote
+        disk.leaving = self.send_leaving
+
+    def levels(self, namespace: str) -> tuple[str, ...]:
+        """Return the levels at which the remote may have blocks of a namespace, finest first."""
+        coders = self.coders.get(namespace) or (self._disk.coders.get(namespace, RAW),)
+        return tuple(coder.level for coder in coders)
+
+    def send(self, block: str, kv: KVBlock | None = None) -> None:
+        """Send a block that has just come to disk, if blocks are written through."""
+        if not self._is_sent_on or self._remote.settings.write != "through":
+            return
+        row = self._disk.manifest.get(block)
+        if row is not None and self._disk.manifest.is_owed(block):
+            self._send([row], {row.id: kv} if kv is not None else {})
+
+    def send_owed(self) -> None:
+        """Send whatever the remote has not had, until it fails."""
+        while self._is_sent_on and (rows := self._disk.manifest.owed(ROWS_A_LOOK)):
+            if not self._send(rows):
+                return
+
+    def send_leaving(self, block_ids: Sequence[str]) -> None:
+        """Send blocks that are about to leave the disk, with what stands before them."""
+        manifest = self._disk.manifest
+        if self._is_sent_on:
+            for block in block_ids:
+                owed = [r for r in manifest.chain(block) if manifest.is_owed(r.id)]
+                if owed and not self._send(owed):
+                    return
+
+    @property
+    def _is_sent_on(self) -> bool:
+        return not (self._remote.settings.read_only or self._disk.read_only)
+
+    def _send(self, rows: Sequence[BlockRow], known: Mapping[str, KVBlock] | None = None) -> bool:
+        """Send rows until one fails; tell whether all went."""
+        for row in rows:
+            try:
+                files = self._files(row, (known or {}).get(row.id))
+            except (CacheError, OSError):
+                # Whoever reads it next meets and reports the fault.
+                self._disk.manifest.sent([row.id])
+                continue
+            if not self._remote.put(row.id, files, parent=row.parent):
+                return False
+            self._disk.manifest.sent([row.id])
+        return True
+
+    def _files(self, row: BlockRow, kv: KVBlock | None) -> dict[str, bytes]:
+        """Return a block's bytes by level, finest first; the disk's own level as it lies there.
+
+        Raises:
+            CacheError: The file is damaged.
+            OSError: It is gone.
+        """
+        raw = self._disk.path(row.id).read_bytes()
+        files: dict[str, bytes] = {}
+        for coder in self.coders.get(row.namespace) or (BlockCoder(row.level),):
+            if coder.level == row.level:
+                files[coder.level] = raw
+                continue
+            kv = kv if kv is not None else parse_block(raw, str(self._disk.path(row.id))).block
+            ids = (row.id, row.parent, row.namespace)
+            files[coder.level] = block_bytes(kv, ids=ids, token_ids=row.token_ids, coder=coder)
+        return files

@@ -1,0 +1,152 @@
+"""Offline: every passage of a knowledge base is computed once, behind the head of a user's chain.
+
+Only the chain renders the very tokens, so it is run on the passages as a warming run is: its
+prompt is taken, nothing is answered. Can be interrupted and run again: what is stored is skipped.
+"""
+
+import inspect
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from centroidkv.errors import ConfigError
+from centroidkv.passage_learning import PassageLearner
+from centroidkv.passage_spans import locate
+from centroidkv.prompt_heads import Head, PromptHeads
+from centroidkv.protocols import CausalModel, Progress
+from centroidkv.retrieval import as_passage
+from centroidkv.types import Cluster, Passage
+from centroidkv.warming import WarmingRun, warming
+
+# Passages rendered in one prompt. The last of one is the first of the next, since a passage's first
+# token may be another one behind the head than behind a passage.
+TOGETHER = 4
+QUESTION = "What is this about?"
+
+__all__ = ["PassagePrefill", "PassageReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class PassageReport:
+    """What prefilling did: passages stored now, stored before, and why the others were not."""
+
+    num_passages: int
+    stored: int
+    already_stored: int
+    problems: dict[str, int]
+    stored_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """A prompt of the chain: the tokens before its first passage, and those of each passage."""
+
+    before: Head
+    passages: tuple[Head, ...]
+
+
+class PassagePrefill:
+    """Prefills the passages of one knowledge base for one chain."""
+
+    def __init__(self, model: CausalModel, learner: PassageLearner, heads: PromptHeads) -> None:
+        self._model = model
+        self._learner = learner
+        self._heads = heads
+        self._counts: Counter[str] = Counter()
+        self._problems: Counter[str] = Counter()
+
+    def run(
+        self, invoke: Callable[[str], Any], passages: Iterable[Any], progress: Progress
+    ) -> PassageReport:
+        """Prefill passages: texts, documents or nodes.
+
+        Raises:
+            ConfigError: One is no passage, there are none, or the chain is async.
+        """
+        begin = time.perf_counter()
+        known = {p.text.strip(): p for p in map(as_passage, passages) if p.text.strip()}
+        if not known:
+            raise ConfigError("there are no passages to prefill; give those of the knowledge base")
+        waiting: list[_Rendered] = []
+        for rendered in self._rendered(invoke, list(known.values()), progress):
+            waiting.append(rendered)
+            if self._heads.note(rendered.before) is not None:
+                self._fill(waiting)
+        if waiting:
+            self._heads.add(waiting[0].before)  # a single prompt: all of it before the passages
+            self._fill(waiting)
+        self._learner.finish()
+        return PassageReport(
+            num_passages=len(known),
+            stored=self._counts["stored"],
+            already_stored=self._counts["already"],
+            problems=dict(self._problems),
+            stored_tokens=self._counts["tokens"],
+            seconds=time.perf_counter() - begin,
+        )
+
+    def _rendered(
+        self, invoke: Callable[[str], Any], passages: Sequence[Passage], progress: Progress
+    ) -> Iterator[_Rendered]:
+        fitting = [p for p in passages if self._fits(p)]
+        for start in range(0, len(fitting), TOGETHER - 1):
+            progress("prefill passages", start, len(fitting))
+            shown = fitting[max(0, start - 1) : start + TOGETHER - 1]
+            rendered = self._prompt_of(invoke, shown)
+            if rendered is not None:
+                yield rendered
+        progress("prefill passages", len(fitting), len(fitting))
+
+    def _fits(self, passage: Passage) -> bool:
+        # A prompt that is too long loses pins, and with them what is to be rendered.
+        most = self._model.context_tokens // (TOGETHER + 1)
+        if self._model.count_tokens(passage.text) <= most:
+            return True
+        self._problems[f"longer than {most} tokens, a fifth of the model's context"] += 1
+        return False
+
+    def _prompt_of(
+        self, invoke: Callable[[str], Any], shown: Sequence[Passage]
+    ) -> _Rendered | None:
+        """Let the chain render some passages."""
+        run = WarmingRun(_nobodys_cluster(), list(shown))
+        returned: Any = None  # as long as the run leaves the chain, nothing is
+        try:
+            with warming(run):
+                returned = invoke(QUESTION)
+        except Exception as error:  # noqa: BLE001 - it is the user's chain
+            self._problems[f"the chain raised {type(error).__name__}: {error}"] += len(shown)
+            return None
+        if inspect.iscoroutine(returned):
+            returned.close()
+            raise ConfigError("the chain is async; give its sync form, as chain.invoke")
+        if not run.prompts:
+            self._problems["no prompt of the chain held the passages: is the retriever a "
+                           "CentroidKVRetriever?"] += len(shown)  # fmt: skip
+            return None
+        prompt, _ = run.prompts[0]
+        layout = locate(prompt, [p.text for p in shown], question=QUESTION)
+        if layout.problem is not None:
+            self._problems[layout.problem] += len(shown) - len(layout.spans)
+        ids = prompt.token_ids
+        spans = tuple(ids[s.start : s.stop] for s in layout.spans)
+        return _Rendered(ids[: layout.head], spans) if spans else None
+
+    def _fill(self, waiting: list[_Rendered]) -> None:
+        for rendered in waiting:
+            head = self._heads.find(rendered.before)
+            assert head is not None, "a prompt was noted, and its head is known"
+            missing = [p for p in rendered.passages if not self._learner.is_stored(head, p)]
+            self._counts["already"] += len(rendered.passages) - len(missing)
+            self._counts["stored"] += len(missing)
+            self._counts["tokens"] += self._learner.fill(head, missing)
+        waiting.clear()
+
+
+def _nobodys_cluster() -> Cluster:
+    return Cluster(-1, np.empty(0, np.float32), "", (), (), 0.0, 0)

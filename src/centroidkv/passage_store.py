@@ -1,0 +1,122 @@
+"""Passages' KV, free of positions, kept by the head it was computed behind.
+
+The blocks of a passage are a chain like any other, in the same tiers, under the same budgets; its
+root is derived from the KV namespace and the head, so that an exact lookup never meets them and
+no passage serves behind another head. Knows nothing of prompts.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from centroidkv.kv.blocks import Match, Piece, block_id, chain, namespace_id, split
+from centroidkv.kv.tiers import TieredBlocks
+from centroidkv.prompt_heads import Head
+from centroidkv.protocols import BlendingSequence
+from centroidkv.rotary import Rotary
+from centroidkv.types import KVBlock, Message, Prompt
+
+__all__ = ["BlendingModel", "PassageStore", "computed", "joined"]
+
+
+class BlendingModel(Protocol):
+    """What of a model is asked for here; see `CausalModel` and `BlendingSequence`."""
+
+    @property
+    def rotary(self) -> Rotary | None: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def context_tokens(self) -> int: ...
+
+    def encode(self, prompt: str | Sequence[Message]) -> Prompt: ...
+
+    def blend_problem(self) -> str | None:
+        """Say why sequences of this model cannot `blend`, None if they can."""
+
+    def open_sequence(self, capacity: int) -> BlendingSequence: ...
+
+
+class PassageStore:
+    """The passages of one KV namespace."""
+
+    def __init__(self, blocks: TieredBlocks, namespace: str) -> None:
+        self._blocks = blocks
+        self._namespace = namespace
+
+    def root(self, head: Head) -> str:
+        """Return what the chains of passages behind a head begin with."""
+        return namespace_id("blend", self._namespace, block_id(self._namespace, head))
+
+    def find(self, head: Head, token_ids: Sequence[int]) -> Match:
+        """Find the leading tokens of a passage that are stored; reads no KV."""
+        # One token more than the passage, since a match leaves the last token to compute.
+        return self._blocks.match(self.root(head), (*token_ids, 0))
+
+    def load(self, match: Match, start: int) -> KVBlock | None:
+        """Return the tokens [start, match.num_tokens) of a passage, None if one is unusable."""
+        steps = [s for s in match.steps if s.stop > start]
+        parts: list[KVBlock] = []
+        with self._blocks.disk.leases.hold(s.id for s in steps):
+            loaded = self._blocks.in_turn([s.id for s in steps])
+            for step, block in zip(steps, loaded, strict=True):
+                if block is None:
+                    return None
+                parts.append(block.part(max(0, start - step.start), step.stop - step.start))
+        return joined(parts)
+
+    def is_in_memory(self, match: Match) -> bool:
+        return all(self._blocks.memory.has(s.id) for s in match.steps)
+
+    def pieces(self, head: Head, token_ids: Head, freed: Iterable[KVBlock]) -> list[Piece]:
+        """Say where the blocks of a passage belong."""
+        links = chain(self.root(head), token_ids)
+        return [
+            Piece(link.parent, token_ids[link.start : link.stop], block)
+            for link, block in zip(links, freed, strict=True)
+        ]
+
+    def keep(self, pieces: Sequence[Piece]) -> None:
+        """Put a passage into memory; `persist` puts it onto disk."""
+        self._blocks.keep(pieces)
+
+    def persist(self, pieces: Sequence[Piece]) -> None:
+        self._blocks.persist(pieces)
+
+
+def computed(
+    model: BlendingModel, head: Head, passages: Sequence[tuple[int, ...]]
+) -> Iterator[list[KVBlock]]:
+    """Compute passages behind a head, each for itself; yield the blocks of each, free of positions.
+
+    Blocks of 64 tokens and a tail, as a store holds them.
+    """
+    rotary = model.rotary
+    assert rotary is not None, "only a model that can be blended has its passages computed"
+    sequence = model.open_sequence(len(head) + max(map(len, passages), default=0) + 1)
+    try:
+        sequence.prefill(head)
+        for token_ids in passages:
+            sequence.truncate(len(head))
+            sequence.prefill(token_ids)
+            yield [_freed(sequence, rotary, len(head), *part) for part in split(len(token_ids))]
+    finally:
+        sequence.close()
+
+
+def _freed(sequence: BlendingSequence, rotary: Rotary, head: int, start: int, stop: int) -> KVBlock:
+    """Copy the passage tokens [start, stop) out, with keys as they were before RoPE."""
+    from centroidkv.models.free_keys import free_block  # brings torch
+
+    return free_block(sequence.snapshot(head + start, head + stop), rotary, head + start)
+
+
+def joined(blocks: Sequence[KVBlock]) -> KVBlock:
+    """Put consecutive blocks into one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    keys = np.concatenate([b.keys for b in blocks], axis=2)
+    return KVBlock(keys, np.concatenate([b.values for b in blocks], axis=2), blocks[0].dtype)

@@ -1,0 +1,58 @@
+"""The ways in which an engine answers, by the `reuse` of a request.
+
+Owns which flow serves which policy, and what the flows share.
+"""
+
+from collections.abc import Iterator
+
+from centroidkv.answering import Answering
+from centroidkv.approximation import ApproximateAnswering
+from centroidkv.blending import BlendAnswering
+from centroidkv.calibrating import Pairs, calibrate, calibration_of
+from centroidkv.learning import Learner
+from centroidkv.protocols import CausalModel
+from centroidkv.representative import Representatives
+from centroidkv.request import Request
+from centroidkv.routing.records import RecordRing
+from centroidkv.routing.risk import Bound
+from centroidkv.types import Chunk
+
+__all__ = ["Policies"]
+
+
+class Policies:
+    """The flows of one engine. `exact` also serves `off`."""
+
+    def __init__(self, model: CausalModel, records: RecordRing, learner: Learner) -> None:
+        store = learner.store
+        self.exact = Answering(model, store.blocks, records, learner)
+        self.representatives = Representatives(store, learner.router, learner.namespace)
+        self._calibrated = (store, learner.router.embedder, learner.versions.namespace)
+        self.representatives.calibration = calibration_of(*self._calibrated)
+        self.representative = ApproximateAnswering(self.exact, self.representatives)
+        self.blend = BlendAnswering(self.exact, learner)
+        if store.config.reuse == "blend":
+            self.blend.gate.require()
+
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        """Answer piece by piece; the last chunk carries the completion."""
+        if request.reuse == "representative":
+            return self.representative.stream(request)
+        if request.reuse == "blend":
+            return self.blend.stream(request)
+        return self.exact.stream(request)
+
+    def calibrate(self, pairs: Pairs, past_pairs: Pairs) -> list[Bound]:
+        """Learn when a representative may serve under a bound; see `Engine.calibrate`."""
+        fitted = calibrate(*self._calibrated, pairs, past_pairs=past_pairs)
+        self.representatives.calibration = fitted
+        return fitted.report()
+
+    def flush(self) -> None:
+        """Wait for what is computed behind the answers."""
+        self.blend.flush()
+
+    def close(self) -> None:
+        """Finish what is computed behind the answers; close files."""
+        self.blend.close()
+        self.representatives.close()

@@ -1,0 +1,116 @@
+"""Chains of both frameworks with nothing set but `reuse="blend"`, on the bundled models."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import bank
+import pytest
+from langchain_core.documents import Document
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import Runnable, RunnablePassthrough
+from llama_index.core import get_response_synthesizer
+from llama_index.core.base.base_retriever import BaseRetriever as IndexRetriever
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+
+from centroidkv import Engine
+from centroidkv.langchain import CentroidKVRetriever, ChatCentroidKV
+from centroidkv.llama_index import CentroidKVLLM, CentroidKVPostprocessor
+from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.routing.embedder import SentenceBertEmbedder
+from centroidkv.types import common_prefix
+
+TEXTS = [d.page_content for d in bank.documents()[:4]]
+QUESTIONS = ["How do I block my card?", "What does one transfer cost?"]
+ANSWER = 8
+
+
+class Shuffled(BaseRetriever):
+    """Finds the same passages for every question, each time in another order."""
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        return [Document(page_content=TEXTS[i]) for i in order(query)]
+
+
+class ShuffledNodes(IndexRetriever):
+    """The same for LlamaIndex, whose nodes bring a file name into the prompt."""
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        nodes = [
+            TextNode(text=TEXTS[i], metadata={"file": f"{i}.txt"})
+            for i in order(query_bundle.query_str)
+        ]
+        return [NodeWithScore(node=node, score=1.0) for node in nodes]
+
+
+def order(question: str) -> list[int]:
+    turn = len(question) % len(TEXTS)  # another one for each question asked here
+    return [*range(turn, len(TEXTS)), *range(turn)][::-1]
+
+
+@pytest.fixture(scope="module")
+def engine(
+    smollm: TransformersModel, minilm: SentenceBertEmbedder, tmp_path_factory
+) -> Iterator[Engine]:
+    """Its gate is tried here, on the real model."""
+    folder = tmp_path_factory.mktemp("blend") / "store"
+    with Engine.open(folder, model=smollm, embedder=minilm, reuse="blend") as engine:
+        yield engine
+
+
+def chain(engine: Engine, **options: Any) -> Runnable[str, Any]:
+    prompt = ChatPromptTemplate.from_messages(
+        [("system", "Answer from the context in one sentence.\n\n{context}"), ("human", "{asked}")]
+    )
+    retriever = CentroidKVRetriever(engine=engine, base=Shuffled())
+    context = retriever | (lambda found: "\n\n".join(d.page_content for d in found))
+    chat = ChatCentroidKV(engine=engine, max_tokens=ANSWER, **options)
+    return {"context": context, "asked": RunnablePassthrough()} | prompt | chat
+
+
+def test_a_langchain_chain_blends(engine: Engine) -> None:
+    blended, plain = chain(engine), chain(engine, reuse="off")
+    report = engine.prefill_passages(blended.invoke, TEXTS)
+    assert report.problems == {}
+    answers = [(blended.invoke(q), plain.invoke(q)) for q in QUESTIONS]
+    for done, _ in answers:
+        usage = done.response_metadata["usage"]
+        assert (usage["reason"], usage["blend_problem"]) == ("blended", None)
+        assert usage["approximate"]
+        assert usage["blended_tokens"] > 0.6 * usage["prompt_tokens"]
+        cached = usage["prompt_tokens"] - usage["computed_tokens"]
+        assert done.usage_metadata["input_token_details"]["cache_read"] == cached
+    show([[str(m.content) for m in pair] for pair in answers], "LangChain")
+    assert engine.check().is_clean
+
+
+def test_a_llama_index_query_engine_blends(engine: Engine) -> None:
+    own = engine.for_tenant("nodes")
+
+    def query_engine(**options: Any) -> RetrieverQueryEngine:
+        llm = CentroidKVLLM(engine=own, max_tokens=ANSWER, **options)
+        return RetrieverQueryEngine(
+            retriever=ShuffledNodes(),
+            response_synthesizer=get_response_synthesizer(llm=llm),
+            node_postprocessors=[CentroidKVPostprocessor(engine=own)],
+        )
+
+    usages = []
+    for question in ("first", "second one", *QUESTIONS):
+        before = own.stats().counters.get("reason_blended", 0)
+        answer = str(query_engine().query(question))
+        usages.append(own.stats().counters.get("reason_blended", 0) - before)
+        assert answer
+    # The first prompt shows that there is a head, the second which; from then on passages are hits.
+    assert usages == [0, 0, 1, 1]
+    pair = [str(query_engine(**o).query(QUESTIONS[0])) for o in ({}, {"reuse": "off"})]
+    show([pair], "LlamaIndex")
+
+
+def show(pairs: Sequence[Sequence[str]], name: str) -> None:
+    """Show how far blended answers go with computed ones; they may part at any token."""
+    for blended, plain in pairs:
+        same = common_prefix(blended.split(), plain.split())
+        sys.stdout.write(f"{name}: {same} words alike, then {blended!r} and {plain!r}\n")
