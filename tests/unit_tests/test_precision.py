@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,19 @@ def test_memory_holds_what_the_disk_would_give(approved: Opening) -> None:
         assert engine.check().is_clean
 
 
+def test_the_disk_keeps_the_finest_level_and_a_remote_all(
+    approved: Opening, tmp_path: Path
+) -> None:
+    both, remote = f"{LOSSY}+{COARSE}", tmp_path / "remote"
+    with approved(kv_precision=both, remote=f"file://{remote}") as engine:
+        ask(engine)
+        ask(engine, "And then?")
+        assert engine._learner.kv_precision == both
+        assert {row.level for row in engine.store.blocks.disk.manifest.rows()} == {LOSSY}
+    found = {file.suffix for file in remote.rglob("*.*") if file.is_file()}
+    assert found == {f".{LOSSY}", f".{COARSE}"}
+
+
 def test_a_level_without_approval_is_raw_with_one_warning_and_a_counter(
     open_engine: Opening, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,8 +112,7 @@ def test_a_level_without_approval_is_raw_with_one_warning_and_a_counter(
         coarse = [replace(f, is_approved=f.level == LOSSY) for f in report.levels]
         save_report(engine.store.path, replace(report, levels=tuple(coarse)))
     assert settled(LOSSY, LOSSY) == []
-    if COARSE != LOSSY:
-        assert len(settled(f"{LOSSY}+{COARSE}", LOSSY)) == 1
+    assert len(settled(f"{LOSSY}+{COARSE}", LOSSY)) == 1
 
 
 def test_the_report_says_what_the_levels_cost(

@@ -38,8 +38,10 @@ class Uploads:
 
     def send(self, block: str, kv: KVBlock | None = None) -> None:
         """Send a block that has just come to disk, if blocks are written through."""
+        if not self._is_sent_on or self._remote.settings.write != "through":
+            return
         row = self._disk.manifest.get(block)
-        if row is not None and self._is_sent_on and self._remote.settings.write == "through":
+        if row is not None and self._disk.manifest.is_owed(block):
             self._send([row], {row.id: kv} if kv is not None else {})
 
     def send_owed(self) -> None:

@@ -17,8 +17,9 @@ __all__ = ["SHARE", "Deviation", "Recipe", "attention_received", "chosen", "devi
 
 # Of the placed tokens, how many are computed again.
 SHARE = 0.15
-# Of the placed values' square sum, what may be left uncorrected where the share is `auto`.
-AUTO_BOUND = 0.02
+# Of the square sum of fresh values at the check layer, what may be left as placed where no share is
+# given. On prompts of 1,700 tokens of the bundled model, 15 % leave about as much.
+AUTO_BOUND = 1e-3
 # Added to attention relative to its mean: what the check layer does not look at may matter later.
 _LEAST_ATTENTION = 0.1
 
