@@ -14,7 +14,7 @@ from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
 from centroidkv.files import set_aside, write_atomic
 from centroidkv.kv.bandwidth import Meter
 from centroidkv.kv.blocks import block_id, is_root
-from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_block
+from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_coded
 from centroidkv.kv.eviction import Leases, leaves_to_evict
 from centroidkv.kv.manifest import BlockRow, Manifest
 from centroidkv.types import KVBlock, common_prefix
@@ -166,12 +166,12 @@ class DiskBlocks:
         own, old = self.placed(parent, token_ids)
         if own is None:
             return old
-        coder, namespace = self._coder(parent), self._namespace_of(parent)
-        ids = (own, parent, namespace)
+        namespace = self._namespace_of(parent)
+        ids, coded = (own, parent, namespace), self.coders.get(namespace, RAW).encode(block)
         with self.leases.hold([parent]):
-            self.make_room(block.num_bytes + 4096)
-            size = save_block(self.path(own), block, ids=ids, token_ids=token_ids, coder=coder)
-            self.manifest.add(BlockRow(*ids, tuple(token_ids), size, coder.level))
+            self.make_room(coded.num_bytes + 4096)
+            size = save_coded(self.path(own), coded, ids=ids, token_ids=token_ids)
+            self.manifest.add(BlockRow(*ids, tuple(token_ids), size, coded.level))
         self._supersede(old, own)
         return own
 
@@ -182,7 +182,7 @@ class DiskBlocks:
             CacheFull: The block alone is larger than the budget.
             OSError: The disk is full or read-only.
         """
-        if self.read_only or stored.level != self._coder(stored.parent).level:
+        if not self.takes(stored) or stored.namespace != self._namespace_of(stored.parent):
             return False
         if not is_root(stored.parent) and not self.has(stored.parent):
             return False
@@ -196,6 +196,11 @@ class DiskBlocks:
             self.manifest.sent([own])
         self._supersede(old, own)
         return True
+
+    def takes(self, stored: StoredBlock) -> bool:
+        """Tell whether a block is of the level that is kept here; what no level holds is raw."""
+        level = self.coders.get(stored.namespace, RAW).level
+        return not self.read_only and stored.level in (level, RAW.level)
 
     def _supersede(self, old: str | None, new: str) -> None:
         if old is not None:
@@ -212,9 +217,6 @@ class DiskBlocks:
             if shared == len(tokens):
                 superseded = child
         return block_id(parent, token_ids), superseded
-
-    def _coder(self, parent: str) -> BlockCoder:
-        return self.coders.get(self._namespace_of(parent), RAW)
 
     def is_lossy(self, block: str) -> bool:
         """Tell whether a block is here, at a coded level."""
