@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from centroidkv.errors import BlendRefused, ContextTooLong
+from centroidkv.errors import BlendRefused
 from centroidkv.files import write_atomic
 from centroidkv.fingerprint import fingerprint
 from centroidkv.gate_trial import GateFigures, GateTrial
@@ -79,13 +79,13 @@ class BlendGate:
 
     def _found(self) -> Refusal | None:
         asked = getattr(self._model, "blend_problem", None)
-        problem = asked() if asked is not None else "this kind of model does not blend"
-        if problem is not None:
-            return Refusal("model_unsupported", problem)
         try:
+            problem = asked() if asked is not None else "this kind of model does not blend"
+            if problem is not None:
+                return Refusal("model_unsupported", problem)
             figures = _read(self._path) or self._tried()
-        except ContextTooLong as error:
-            return Refusal("model_unsupported", str(error))
+        except Exception as error:  # noqa: BLE001 - whatever an odd model raises, it is not blended
+            return Refusal("model_unsupported", f"the model cannot be tried: {error}")
         if figures.kl <= MOST_KL and figures.agreement >= LEAST_AGREEMENT:
             return None
         return Refusal("gate_failed", _said(figures))
@@ -110,6 +110,9 @@ def _said(figures: GateFigures) -> str:
 
 def _read(path: Path) -> GateFigures | None:
     try:
-        return GateFigures(**json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = json.loads(path.read_text("utf-8"))
+        first, kl, agreement = (float(found[name]) for name in ("first_kl", "kl", "agreement"))
+        counts = int(found["num_prompts"]), int(found["num_tokens"])
+        return GateFigures(first, kl, agreement, *counts)
+    except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError):
         return None  # tried again

@@ -85,11 +85,12 @@ class BlendAnswering:
         refusal = self.gate.refusal() if layout.spans else None
         filling = self._filling(run, layout, refusal.problem if refusal else None)
         run.filling = filling
-        try:
-            yield from self._answering.run(run)
-        finally:
-            if refusal is None and filling.unseen and self._config.blend_learns:
+        for chunk in self._answering.run(run):
+            # Only here, not where the garbage collector closes an answer that was left unread:
+            # it may do so while this very thread holds the locks of what learns.
+            if chunk.completion is not None and refusal is None and filling.unseen:
                 self._learn(run, layout, filling)
+            yield chunk
 
     def _layout(self, run: Run) -> PassageLayout:
         question = run.question
@@ -111,7 +112,7 @@ class BlendAnswering:
         return filling
 
     def _learn(self, run: Run, layout: PassageLayout, filling: BlendFilling) -> None:
-        if self._store.read_only:
+        if self._store.read_only or not self._config.blend_learns:
             return
         ids = run.prompt.token_ids
         unseen = [ids[s.start : s.stop] for s in filling.unseen]

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from centroidkv.errors import CentroidKVError
 from centroidkv.kv.blocks import BLOCK_TOKENS, Match
 from centroidkv.passage_spans import LEAST_TOKENS, PassageLayout, Span
 from centroidkv.passage_store import PassageStore
@@ -22,6 +21,7 @@ from centroidkv.types import Drafts, Prompt, Usage
 
 # Below so many placed tokens a prefill costs no more.
 LEAST_PLACED = 64
+_FARTHER = ("none", "memory", "disk", "remote")
 
 __all__ = ["BlendFilling"]
 
@@ -75,7 +75,7 @@ class BlendFilling:
             try:
                 self._report = blending.blend(rest, placed, share=self.share, drafts=drafts)
                 return
-            except (CentroidKVError, RuntimeError, ValueError, MemoryError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the prompt can be computed
                 self.problem = "blend_failed"
                 self.fault("blend_failed", error)
                 blending.truncate(run.held)
@@ -91,11 +91,10 @@ class BlendFilling:
         if sum(w.stop - w.start for w in wanted) < LEAST_PLACED:
             self.problem = self.problem or "too_little"
             return []
-        if not all(self.passages.is_in_memory(w.match) for w in wanted):
-            run.tier = "disk"
-        elif run.tier == "none":
-            run.tier = "memory"
+        tier = self.passages.farthest([w.match for w in wanted])
         placed = [p for w in wanted if (p := self._loaded(w)) is not None]
+        if placed:
+            run.tier = max(run.tier, tier, key=_FARTHER.index)
         run.load_s += time.perf_counter() - started
         return placed
 

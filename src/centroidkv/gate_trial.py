@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from centroidkv.config import Sampling
+from centroidkv.errors import ModelError
 from centroidkv.gate_prompts import QUESTIONS, gate_prompt, shown_in
 from centroidkv.passage_spans import locate
 from centroidkv.passage_store import BlendingModel, computed, joined
@@ -54,7 +55,7 @@ class GateTrial:
         kls: list[float] = []
         agreed: list[bool] = []
         for number in range(len(QUESTIONS)):
-            prompt = self._model.encode(gate_prompt(number))
+            prompt = self._encoded(number)
             answer, plain = self._plain(prompt)
             blended = self._blended(prompt, shown_in(number), answer)
             far = _divergences(plain, blended)
@@ -68,6 +69,13 @@ class GateTrial:
             num_prompts=len(firsts),
             num_tokens=len(agreed),
         )
+
+    def _encoded(self, number: int) -> Prompt:
+        messages = gate_prompt(number)
+        try:
+            return self._model.encode(messages)
+        except ModelError:  # there is no template, or one that knows no system message
+            return self._model.encode("\n\n".join(m.content for m in messages))
 
     def _plain(self, prompt: Prompt) -> tuple[list[int], FloatArray]:
         """Prefill a prompt; return its greedy answer, and the logits of each of its tokens."""
