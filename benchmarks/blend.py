@@ -12,6 +12,7 @@ apart. `speed` times by turns, and wants an idle machine (some four minutes).
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -27,8 +28,11 @@ from centroidkv.models.blend_choice import Recipe
 from centroidkv.models.loading import load_model
 from centroidkv.models.transformers_model import TransformersModel
 
-# Fewer rows from layer to layer, 14 % on the average.
-GRADUAL = Recipe(0.25, later=((4, 0.2), (8, 0.15), (14, 0.11), (20, 0.09)))
+LAYERS = 30  # of the bundled model
+
+
+def _graded(share: float, **changes: Any) -> Recipe:
+    return replace(Recipe.graded(share, LAYERS), **changes)
 
 
 def _plain(share: float, by: Literal["keys", "values"] = "values") -> Recipe:
@@ -38,21 +42,21 @@ def _plain(share: float, by: Literal["keys", "values"] = "values") -> Recipe:
 
 # In the order in which they are compared on each prompt.
 WAYS = (
-    Way("15 %", Recipe(0.15)),
+    Way("15 %", _graded(0.15)),
     Way("15 %, published, by V", _plain(0.15)),
     Way("0 %", Recipe(0.0)),
-    Way("15 %, gradual", GRADUAL),
-    Way("10 %", Recipe(0.1)),
-    Way("25 %", Recipe(0.25)),
+    Way("10 %", _graded(0.1)),
+    Way("25 %", _graded(0.25)),
     Way("15 %, published, by K", _plain(0.15, "keys")),
-    Way("15 %, not by attention", Recipe(0.15, asked=0)),
-    Way("15 %, others not moved", Recipe(0.15, drift=0)),
-    Way("5 %", Recipe(0.05)),
-    Way("50 %", Recipe(0.5)),
+    Way("15 %, in all layers", Recipe(0.15)),
+    Way("15 %, not by attention", _graded(0.15, asked=0)),
+    Way("15 %, others not moved", _graded(0.15, drift=0)),
+    Way("5 %", _graded(0.05)),
+    Way("50 %", _graded(0.5)),
     Way("auto", Recipe(None)),
-    Way("15 %, check layer 2", Recipe(0.15, check_layer=2)),
+    Way("15 %, check layer 2", _graded(0.15, check_layer=2)),
     Way("0 %, alone", Recipe(0.0), is_alone=True),
-    Way("15 %, alone", Recipe(0.15), is_alone=True),
+    Way("15 %, alone", _graded(0.15), is_alone=True),
     Way("15 %, alone, published, by V", _plain(0.15), is_alone=True),
     Way("100 %", Recipe(1.0)),
 )

@@ -44,7 +44,8 @@ class BlendReport:
 
     Attributes:
         placed_tokens: Tokens that passages brought KV for.
-        again_tokens: Of these, how many were computed again, up to the last layer.
+        again_tokens: Of these, how many were computed again, on the average of the layers from the
+            check layer on.
         new_tokens: Tokens that no passage covered.
         uncorrected: How far the placed KV of the other tokens was from the fresh at the check
             layer, as a part of the fresh (both squared); None where nothing was compared.

@@ -94,18 +94,20 @@ class Blender:
         if recipe.share == 0:
             checks = {}
             walk.keep(~walk.is_placed)
-        uncorrected = None
+        first = min(checks, default=0)  # before it, all tokens are computed
+        uncorrected, again, new = None, 0, len(token_ids) - placed
         for number, layer in enumerate(self._body.layers):
-            if number >= min(checks, default=0):  # before, all tokens are computed
+            if number >= first:
                 placement.place(number)
             if number in checks:
                 left = walk.choose(layer, number, recipe, checks[number])
                 walk.correct(placement, recipe.drift)
                 uncorrected = left if uncorrected is None else uncorrected
             walk.run(layer)
+            if number >= first:
+                again += len(walk.positions) - new
         logits: torch.Tensor = self._head(self._body.norm(walk.hidden[:, -rows:]))[0]
-        again = int(walk.is_placed.sum())
-        new = len(token_ids) - placed
+        again = round(again / (len(self._body.layers) - first))
         return Blended(logits, BlendReport(placed, again, new, uncorrected))
 
     def _begin(

@@ -180,6 +180,18 @@ def test_others_are_moved_by_half_of_what_the_chosen_moved(
         assert np.allclose(others[:, 0], 0.5 * change[:, ~is_other].mean(1), atol=1e-5)
 
 
+def test_a_graded_recipe_has_its_share_on_the_average() -> None:
+    recipe = Recipe.graded(0.15, 30)
+    ends = [n for n, _ in recipe.later] + [30]
+    shares = [recipe.share, *(s for _, s in recipe.later)]
+    begins = [recipe.check_layer, *ends[:-1]]
+    spent = sum((e - b) * s for b, e, s in zip(begins, ends, shares, strict=True))
+    assert spent / 29 == pytest.approx(0.15, rel=0.01)
+    assert shares == sorted(shares, reverse=True)
+    for plain in (0.0, 0.7, 1.0, None):
+        assert Recipe.graded(plain, 30) == Recipe(plain)
+
+
 def test_a_scattered_row_never_sees_what_comes_after_it(model: TransformersModel) -> None:
     # Two facts behind a passage, the second the opposite of the first: had any of the passage's
     # rows seen them, its KV would tell them apart.
@@ -190,7 +202,7 @@ def test_a_scattered_row_never_sees_what_comes_after_it(model: TransformersModel
         arena = Arena(model.shape, 256)
         recipe = Recipe(0.4, later=((2, 0.2),), asked=0)
         done = model.blender.run(arena, [*HEAD, *TWO, *fact, *END], placed, recipe)
-        assert done.report.again_tokens == 14
+        assert done.report.again_tokens == round((28 + 14 + 14) / 3)
         kvs.append(arena.snapshot(0, stop))
     assert np.allclose(kvs[0].keys, kvs[1].keys, atol=1e-5)
     assert np.allclose(kvs[0].values, kvs[1].values, atol=1e-5)
