@@ -1,13 +1,12 @@
 """What the gate of `reuse="blend"` finds: the bundled model as it is, and placed wrongly."""
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from centroidkv import blend_gate
+from centroidkv import gate_trial
 from centroidkv.models.free_keys import turned_block
 from centroidkv.models.loading import load_model
 from centroidkv.placement import PlacedPassage
@@ -28,10 +27,9 @@ def gate(data: Path, cache: Path, seed: int, limit: int | None) -> list[dict[str
 
     rows = []
     for share, place in ((0.15, PlacedPassage), (0.0, PlacedPassage), (0.15, misplaced)):
-        vars(blend_gate)["PlacedPassage"] = place
-        with tempfile.TemporaryDirectory() as folder:
-            figures = blend_gate.BlendGate(Path(folder), model, share).figures()
+        vars(gate_trial)["PlacedPassage"] = place
+        figures = gate_trial.GateTrial(model, share).run()
         wrong_by = WRONG if place is misplaced else 0
         rows.append({"share": share, "positions_off": wrong_by} | asdict(figures))
-    vars(blend_gate)["PlacedPassage"] = PlacedPassage
+    vars(gate_trial)["PlacedPassage"] = PlacedPassage
     return rows

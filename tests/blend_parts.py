@@ -26,6 +26,7 @@ __all__ = [
     "blending_model",
     "learn",
     "plain",
+    "rendered",
 ]
 
 

@@ -1,154 +1,118 @@
-"""The gate: before a model's prompts are blended, some are, and held against full prefills.
+"""The gate: whether a model may blend, tried before it does so for the first time.
 
-Blending changes logits, by how much depends on the model. The figures are kept in the store under
-the model's fingerprint; below the bar the mode is refused, with the figures.
+Blending changes logits, by how much depends on the model. What the trial found is kept in the
+store under the model's fingerprint; below the bar the mode is refused, with the figures.
 """
 
 import json
 import logging
-from collections.abc import Sequence
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
-import numpy as np
-
-from centroidkv.config import Sampling
+from centroidkv.errors import BlendRefused
 from centroidkv.files import write_atomic
 from centroidkv.fingerprint import fingerprint
-from centroidkv.gate_prompts import QUESTIONS, gate_prompt, shown_in
-from centroidkv.passage_spans import locate
-from centroidkv.passage_store import BlendingModel, computed, joined
-from centroidkv.placement import PlacedPassage
-from centroidkv.protocols import BlendingSequence
-from centroidkv.types import FloatArray, Prompt
+from centroidkv.gate_trial import GateFigures, GateTrial
+from centroidkv.passage_store import BlendingModel
+from centroidkv.protocols import CausalModel
+from centroidkv.reasons import BlendProblem
 
 _log = logging.getLogger("centroidkv")
 
 VERSION = "2"
-ANSWER_TOKENS = 32
 # The bundled model is at 0.05 and 0.90; with keys turned to wrong positions, at 1.7 and 0.40.
 MOST_KL, LEAST_AGREEMENT = 0.2, 0.8
 
-__all__ = ["BlendGate", "GateFigures"]
+__all__ = ["BlendGate", "Refusal"]
 
 
 @dataclass(frozen=True, slots=True)
-class GateFigures:
-    """How far blended prompts were from computed ones.
+class Refusal:
+    """Why a model may not blend: what usage says, and what the log says."""
 
-    Over the tokens of greedy answers, each given those before it: `first_kl` is the mean
-    Kullback-Leibler divergence of the first token's distribution, `kl` that of all tokens, in nats;
-    `agreement` the part of the tokens that both choose.
-    """
-
-    first_kl: float
-    kl: float
-    agreement: float
-    num_prompts: int
-    num_tokens: int
-
-    @property
-    def passes(self) -> bool:
-        return self.kl <= MOST_KL and self.agreement >= LEAST_AGREEMENT
-
-    def __str__(self) -> str:
-        return (
-            f"KL {self.kl:.3f} (at most {MOST_KL}) and agreement {self.agreement:.2f} (at least "
-            f"{LEAST_AGREEMENT}) over {self.num_prompts} prompts"
-        )
+    problem: BlendProblem
+    why: str
 
 
 class BlendGate:
-    """The gate of one store, one model and one share of recomputed tokens."""
+    """The gate of one store, one model and one share of recomputed tokens. Safe for many threads.
 
-    def __init__(self, folder: Path, model: BlendingModel, share: float | None) -> None:
+    Args:
+        folder: Where figures are kept.
+        model: Any model; one that does not blend is refused.
+        share: The part of the placed tokens that is computed again, None for as few as suffice.
+        read_only: Keep nothing.
+    """
+
+    def __init__(
+        self, folder: Path, model: CausalModel, share: float | None, *, read_only: bool = False
+    ) -> None:
         self._model = model
         self._share = share
+        self._read_only = read_only
         self._path = folder / f"{fingerprint(VERSION, model.fingerprint, repr(share))[:32]}.json"
+        self._refusal: Refusal | None = None
+        self._is_tried = False
+        self._lock = threading.Lock()
 
-    def figures(self, *, read_only: bool = False) -> GateFigures:
-        """Return what is kept of an earlier trial; else try, which takes some seconds.
+    def refusal(self) -> Refusal | None:
+        """Say why the model may not blend, None if it may; the first trial takes some seconds."""
+        with self._lock:
+            if not self._is_tried:
+                self._refusal = self._found()
+                self._is_tried = True
+                if self._refusal is not None:
+                    _log.warning("reuse='blend' is answered exactly: %s", self._refusal.why)
+            return self._refusal
+
+    def require(self) -> None:
+        """Try the model now.
 
         Raises:
-            ContextTooLong: The model's context is too short for the prompts.
+            BlendRefused: Its blended prompts are too far from computed ones.
         """
-        kept = _read(self._path)
-        if kept is not None:
-            return kept
-        figures = self._tried()
-        _log.info("prompts blended on trial: %s", figures)
-        if not read_only:
+        refusal = self.refusal()
+        if refusal is not None and refusal.problem == "gate_failed":
+            raise BlendRefused(refusal.why)
+
+    def _found(self) -> Refusal | None:
+        asked = getattr(self._model, "blend_problem", None)
+        try:
+            problem = asked() if asked is not None else "this kind of model does not blend"
+            if problem is not None:
+                return Refusal("model_unsupported", problem)
+            figures = _read(self._path) or self._tried()
+        except Exception as error:  # noqa: BLE001 - whatever an odd model raises, it is not blended
+            return Refusal("model_unsupported", f"the model cannot be tried: {error}")
+        if figures.kl <= MOST_KL and figures.agreement >= LEAST_AGREEMENT:
+            return None
+        return Refusal("gate_failed", _said(figures))
+
+    def _tried(self) -> GateFigures:
+        figures = GateTrial(cast("BlendingModel", self._model), self._share).run()
+        _log.info("prompts were blended on trial: %s", _said(figures))
+        if not self._read_only:
             try:
                 write_atomic(self._path, json.dumps(asdict(figures)).encode())
             except OSError as error:
                 _log.warning("the gate's figures could not be kept: %s", error)
         return figures
 
-    def _tried(self) -> GateFigures:
-        firsts: list[float] = []
-        kls: list[float] = []
-        agreed: list[bool] = []
-        for number in range(len(QUESTIONS)):
-            prompt = self._model.encode(gate_prompt(number))
-            answer, plain = self._plain(prompt)
-            blended = self._blended(prompt, shown_in(number), answer)
-            far = _divergences(plain, blended)
-            firsts.append(far[0])
-            kls += far.tolist()
-            agreed += (plain.argmax(1) == blended.argmax(1)).tolist()
-        return GateFigures(
-            first_kl=float(np.mean(firsts)),
-            kl=float(np.mean(kls)),
-            agreement=float(np.mean(agreed)),
-            num_prompts=len(firsts),
-            num_tokens=len(agreed),
-        )
 
-    def _plain(self, prompt: Prompt) -> tuple[list[int], FloatArray]:
-        """Prefill a prompt; return its greedy answer, and the logits of each of its tokens."""
-        sequence = self._open(prompt)
-        try:
-            sequence.prefill(prompt.token_ids)
-            tokens = list(sequence.decode(Sampling(max_tokens=ANSWER_TOKENS)))
-            sequence.truncate(len(prompt) - 1)
-            answer = [t.id for t in tokens]
-            return answer, sequence.score([prompt.token_ids[-1], *answer[:-1]])
-        finally:
-            sequence.close()
-
-    def _blended(self, prompt: Prompt, texts: Sequence[str], answer: Sequence[int]) -> FloatArray:
-        """Blend a prompt; return the logits of the answer's tokens, each given those before."""
-        layout = locate(prompt, texts, question="")
-        spans = layout.spans
-        units = [prompt.token_ids[s.start : s.stop] for s in spans]
-        blocks = [joined(b) for b in computed(self._model, prompt.token_ids[: layout.head], units)]
-        placed = [PlacedPassage(s.start, s.stop, b) for s, b in zip(spans, blocks, strict=True)]
-        sequence = self._open(prompt)
-        try:
-            sequence.blend(prompt.token_ids[:-1], placed, share=self._share)
-            return sequence.score([prompt.token_ids[-1], *answer[:-1]])
-        finally:
-            sequence.close()
-
-    def _open(self, prompt: Prompt) -> BlendingSequence:
-        return self._model.open_sequence(len(prompt) + ANSWER_TOKENS + 1)
-
-
-def _divergences(true: FloatArray, other: FloatArray) -> FloatArray:
-    """Return the Kullback-Leibler divergence of each row of logits, [tokens], in nats."""
-    p, q = _log_softmax(true), _log_softmax(other)
-    divergences: FloatArray = (np.exp(p) * (p - q)).sum(1)
-    return divergences
-
-
-def _log_softmax(logits: FloatArray) -> FloatArray:
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    normalised: FloatArray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return normalised
+def _said(figures: GateFigures) -> str:
+    return (
+        f"the gate found KL {figures.kl:.3f} (at most {MOST_KL}) and agreement "
+        f"{figures.agreement:.2f} (at least {LEAST_AGREEMENT}) over {figures.num_prompts} prompts"
+    )
 
 
 def _read(path: Path) -> GateFigures | None:
     try:
-        return GateFigures(**json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = json.loads(path.read_text("utf-8"))
+        first, kl, agreement = (float(found[name]) for name in ("first_kl", "kl", "agreement"))
+        counts = int(found["num_prompts"]), int(found["num_tokens"])
+        return GateFigures(first, kl, agreement, *counts)
+    except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError):
         return None  # tried again

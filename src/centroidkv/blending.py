@@ -7,14 +7,12 @@
 What cannot be blended is answered exactly, and usage says why. Blended KV is never stored.
 """
 
-import logging
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from centroidkv.answering import Answering
-from centroidkv.blend_gate import BlendGate, GateFigures
-from centroidkv.errors import BlendRefused, ContextTooLong
+from centroidkv.blend_gate import BlendGate
+from centroidkv.errors import BlendRefused
 from centroidkv.filling import BlendFilling
 from centroidkv.learning import Learner
 from centroidkv.passage_learning import PassageLearner
@@ -29,8 +27,6 @@ from centroidkv.request import Request, Run
 from centroidkv.retrieval import as_invoke
 from centroidkv.types import Chunk
 from centroidkv.warming import current_warming
-
-_log = logging.getLogger("centroidkv")
 
 __all__ = ["BlendAnswering"]
 
@@ -47,50 +43,15 @@ class BlendAnswering:
         self.passages = PassageStore(store.blocks, learner.namespace)
         path = store.path / "heads" / f"{learner.namespace[-16:]}.json"
         self.heads = PromptHeads(path, read_only=store.read_only)
-        self.model = cast("BlendingModel", answering.model)  # where `refusal` says nothing else
-        self.passage_learner = PassageLearner(store, self.model, self.passages, self.heads)
+        model = cast("BlendingModel", answering.model)  # the gate lets no other through
+        self.passage_learner = PassageLearner(store, model, self.passages, self.heads)
         share = None if self._config.blend_share == "auto" else self._config.blend_share
         self._share = share
-        self._gate = BlendGate(store.path / "gate", self.model, share)
-        self._figures: GateFigures | None = None
-        self._refusal: tuple[BlendProblem, str] | None = None
-        self._is_tried = False
-        self._trial = threading.Lock()
+        self.gate = BlendGate(
+            store.path / "gate", answering.model, share, read_only=store.read_only
+        )
 
-    # whether the model may blend
-
-    def refusal(self) -> tuple[BlendProblem, str] | None:
-        """Say why the model may not blend, None if it may; tried on first use, in some seconds."""
-        with self._trial:
-            if not self._is_tried:
-                self._refusal = self._tried()
-                self._is_tried = True
-                if self._refusal is not None:
-                    _log.warning("reuse='blend' is answered exactly: %s", self._refusal[1])
-            return self._refusal
-
-    def _tried(self) -> tuple[BlendProblem, str] | None:
-        asked = getattr(self._answering.model, "blend_problem", None)
-        if asked is None:
-            return "model_unsupported", "this kind of model does not blend"
-        problem = asked()
-        if problem is not None:
-            return "model_unsupported", problem
-        try:
-            figures = self._gate.figures(read_only=self._store.read_only)
-        except ContextTooLong as error:
-            return "model_unsupported", str(error)
-        return None if figures.passes else ("gate_failed", f"the gate found {figures}")
-
-    def require_gate(self) -> None:
-        """Try the model now.
-
-        Raises:
-            BlendRefused: Its blended prompts are too far from computed ones.
-        """
-        refusal = self.refusal()
-        if refusal is not None and refusal[0] == "gate_failed":
-            raise BlendRefused(refusal[1])
+    # offline
 
     def prefill(
         self, invoke: Any, passages: Iterable[Any], *, show_progress: bool = False
@@ -106,9 +67,9 @@ class BlendAnswering:
         """
         self._store.require_writable("prefill passages")
         run = as_invoke(invoke, ("invoke", "query", "chat"))
-        refusal = self.refusal()
+        refusal = self.gate.refusal()
         if refusal is not None:
-            raise BlendRefused(refusal[1])
+            raise BlendRefused(refusal.why)
         prefill = PassagePrefill(self._answering.model, self.passage_learner, self.heads)
         return prefill.run(run, passages, progress_bar() if show_progress else no_progress)
 
@@ -121,14 +82,15 @@ class BlendAnswering:
             yield from self._answering.run(run)
             return
         layout = self._layout(run)
-        refusal = self.refusal() if layout.spans else None
-        filling = self._filling(run, layout, refusal[0] if refusal else None)
+        refusal = self.gate.refusal() if layout.spans else None
+        filling = self._filling(run, layout, refusal.problem if refusal else None)
         run.filling = filling
-        try:
-            yield from self._answering.run(run)
-        finally:
-            if refusal is None and filling.unseen and self._config.blend_learns:
+        for chunk in self._answering.run(run):
+            # Only here, not where the garbage collector closes an answer that was left unread:
+            # it may do so while this very thread holds the locks of what learns.
+            if chunk.completion is not None and refusal is None and filling.unseen:
                 self._learn(run, layout, filling)
+            yield chunk
 
     def _layout(self, run: Run) -> PassageLayout:
         question = run.question
@@ -150,7 +112,7 @@ class BlendAnswering:
         return filling
 
     def _learn(self, run: Run, layout: PassageLayout, filling: BlendFilling) -> None:
-        if self._store.read_only:
+        if self._store.read_only or not self._config.blend_learns:
             return
         ids = run.prompt.token_ids
         unseen = [ids[s.start : s.stop] for s in filling.unseen]

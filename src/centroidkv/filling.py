@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from centroidkv.errors import CentroidKVError
 from centroidkv.kv.blocks import BLOCK_TOKENS, Match
 from centroidkv.passage_spans import LEAST_TOKENS, PassageLayout, Span
 from centroidkv.passage_store import PassageStore
@@ -22,6 +21,7 @@ from centroidkv.types import Drafts, Prompt, Usage
 
 # Below so many placed tokens a prefill costs no more.
 LEAST_PLACED = 64
+_FARTHER = ("none", "memory", "disk", "remote")
 
 __all__ = ["BlendFilling"]
 
@@ -66,7 +66,7 @@ class BlendFilling:
 
     def fill(self, run: Run, sequence: RunningSequence, drafts: Drafts | None) -> None:
         """Compute the prompt behind what the sequence holds, but for the passages placed there."""
-        rest = run.prompt.token_ids[run.reused :]
+        rest = run.prompt.token_ids[run.held :]
         placed = self._placed(run)
         if placed:
             blending = cast("BlendingSequence", sequence)
@@ -75,27 +75,26 @@ class BlendFilling:
             try:
                 self._report = blending.blend(rest, placed, share=self.share, drafts=drafts)
                 return
-            except (CentroidKVError, RuntimeError, ValueError, MemoryError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the prompt can be computed
                 self.problem = "blend_failed"
                 self.fault("blend_failed", error)
-                blending.truncate(run.reused)
+                blending.truncate(run.held)
         sequence.prefill(rest, drafts)
 
     def _placed(self, run: Run) -> list[PlacedPassage]:
         """Load the stored passages that lie behind the exact prefix."""
         started = time.perf_counter()
         # The last token of the prompt is computed for its logits.
-        wanted = [w for s in self._stored if (w := _behind(s, run.reused, len(run.prompt) - 1))]
+        wanted = [w for s in self._stored if (w := _behind(s, run.held, len(run.prompt) - 1))]
         if not wanted:
             return []
         if sum(w.stop - w.start for w in wanted) < LEAST_PLACED:
             self.problem = self.problem or "too_little"
             return []
-        if not all(self.passages.is_in_memory(w.match) for w in wanted):
-            run.tier = "disk"
-        elif run.tier == "none":
-            run.tier = "memory"
+        tier = self.passages.farthest([w.match for w in wanted])
         placed = [p for w in wanted if (p := self._loaded(w)) is not None]
+        if placed:
+            run.tier = max(run.tier, tier, key=_FARTHER.index)
         run.load_s += time.perf_counter() - started
         return placed
 
@@ -119,7 +118,7 @@ class BlendFilling:
         usage = replace(usage, blend_problem=self.problem)
         if report is None:
             return usage
-        left = len(run.prompt) - run.reused - report.placed_tokens
+        left = len(run.prompt) - run.held - report.placed_tokens
         return replace(
             usage,
             outcome="hit" if left <= BLOCK_TOKENS + run.where.question else "partial",

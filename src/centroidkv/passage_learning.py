@@ -62,6 +62,8 @@ class PassageLearner:
     def fill(self, head: Head, passages: Iterable[Head]) -> int:
         """Compute those passages that are not stored behind a head; return their tokens."""
         missing = [p for p in dict.fromkeys(passages) if not self.is_stored(head, p)]
+        if not missing:
+            return 0  # the head alone is not worth computing
         for token_ids, blocks in zip(missing, computed(self._model, head, missing), strict=True):
             pieces = self._passages.pieces(head, token_ids, blocks)
             self._passages.keep(pieces)

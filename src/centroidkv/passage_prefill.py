@@ -140,7 +140,9 @@ class PassagePrefill:
     def _fill(self, waiting: list[_Rendered]) -> None:
         for rendered in waiting:
             head = self._heads.find(rendered.before)
-            assert head is not None, "a prompt was noted, and its head is known"
+            if head is None:
+                self._problems["head_unseen"] += len(rendered.passages)
+                continue
             missing = [p for p in rendered.passages if not self._learner.is_stored(head, p)]
             self._counts["already"] += len(rendered.passages) - len(missing)
             self._counts["stored"] += len(missing)

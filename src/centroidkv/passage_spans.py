@@ -83,15 +83,19 @@ def _between(text: str, marker: str, question: str) -> _Places:
     """Return what stands between one marker and the next."""
     if marker in question:
         return _Places((), "marker_in_question")
-    places = []
+    places: dict[str, _Place] = {}
+    problem: BlendProblem | None = None
     begin = text.find(marker) + len(marker)
     while (end := text.find(marker, begin)) >= 0:
         inner = text[begin:end]
-        if inner.strip():
+        passage = inner.strip()
+        if passage in places:
+            problem = "passage_repeated"
+        elif passage:
             start = begin + len(inner) - len(inner.lstrip())
-            places.append(_Place(start, start + len(inner.strip())))
+            places[passage] = _Place(start, start + len(passage))
         begin = end + len(marker)
-    return _Places(tuple(places))
+    return _Places(tuple(places.values()), problem)
 
 
 def _places_of(text: str, passages: Sequence[str]) -> _Places:

@@ -6,11 +6,14 @@ no passage serves behind another head. Knows nothing of prompts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
+from centroidkv.kv.bandwidth import Tier
 from centroidkv.kv.blocks import Match, Piece, block_id, chain, namespace_id, split
+from centroidkv.kv.codec import BlockCoder
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.prompt_heads import Head
 from centroidkv.protocols import BlendingSequence
@@ -49,7 +52,18 @@ class PassageStore:
 
     def root(self, head: Head) -> str:
         """Return what the chains of passages behind a head begin with."""
-        return namespace_id("blend", self._namespace, block_id(self._namespace, head))
+        root = namespace_id("blend", self._namespace, block_id(self._namespace, head))
+        self._code_alike(root)
+        return root
+
+    def _code_alike(self, root: str) -> None:
+        """Let passages be written at the levels of the KV namespace."""
+        disk, uploads = self._blocks.disk, self._blocks.uploads
+        if self._namespace in disk.coders and root not in disk.coders:
+            disk.coders[root] = _for_free_keys(disk.coders[self._namespace])
+            if uploads is not None and self._namespace in uploads.coders:
+                coders = uploads.coders[self._namespace]
+                uploads.coders[root] = tuple(map(_for_free_keys, coders))
 
     def find(self, head: Head, token_ids: Sequence[int]) -> Match:
         """Find the leading tokens of a passage that are stored; reads no KV."""
@@ -68,8 +82,9 @@ class PassageStore:
                 parts.append(block.part(max(0, start - step.start), step.stop - step.start))
         return joined(parts)
 
-    def is_in_memory(self, match: Match) -> bool:
-        return all(self._blocks.memory.has(s.id) for s in match.steps)
+    def farthest(self, matches: Iterable[Match]) -> Tier:
+        """Return the slowest tier that any of these passages would come from."""
+        return self._blocks.farthest([s.id for match in matches for s in match.steps])
 
     def pieces(self, head: Head, token_ids: Head, freed: Iterable[KVBlock]) -> list[Piece]:
         """Say where the blocks of a passage belong."""
@@ -112,6 +127,13 @@ def _freed(sequence: BlendingSequence, rotary: Rotary, head: int, start: int, st
     from centroidkv.models.free_keys import free_block  # brings torch
 
     return free_block(sequence.snapshot(head + start, head + stop), rotary, head + start)
+
+
+def _for_free_keys(coder: BlockCoder) -> BlockCoder:
+    """Return a coder of the same level for keys that need not be turned back."""
+    if coder.rotary is None:
+        return coder
+    return replace(coder, rotary=Rotary(np.zeros_like(coder.rotary.frequencies)))
 
 
 def joined(blocks: Sequence[KVBlock]) -> KVBlock:

@@ -32,7 +32,7 @@ class Policies:
         self.representative = ApproximateAnswering(self.exact, self.representatives)
         self.blend = BlendAnswering(self.exact, learner)
         if store.config.reuse == "blend":
-            self.blend.require_gate()
+            self.blend.gate.require()
 
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Answer piece by piece; the last chunk carries the completion."""

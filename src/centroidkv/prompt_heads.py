@@ -91,9 +91,11 @@ def _shared(one: Head, other: Head) -> int:
 def _read(path: Path) -> list[Head]:
     try:
         rows = json.loads(path.read_text("utf-8"))
-        return [tuple(int(t) for t in row) for row in rows]
+        heads = [tuple(int(t) for t in row) for row in rows]
+        # An empty head would be found in front of every prompt.
+        return [h for h in heads if len(h) >= LEAST_TOKENS][-MOST_HEADS:]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError) as error:
+    except (ArithmeticError, OSError, RecursionError, TypeError, ValueError) as error:
         _log.warning("%s is damaged and begun anew: %s", path, error)
         return []

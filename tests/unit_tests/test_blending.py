@@ -2,16 +2,33 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from blend_parts import ASKED, CARD, LOAN, SYSTEM, WIRE, ask_about, blending_model, learn, plain
-from centroidkv import Engine, Passage
-from centroidkv.errors import BlendRefused, ConfigError
+from blend_parts import (
+    ASKED,
+    CARD,
+    LOAN,
+    SYSTEM,
+    WIRE,
+    ask_about,
+    blending_model,
+    learn,
+    plain,
+    rendered,
+)
+from centroidkv import Engine, Message, Passage, gate_prompts
+from centroidkv.blend_gate import BlendGate
+from centroidkv.errors import BlendRefused, ConfigError, ContextTooLong
+from centroidkv.gate_trial import GateFigures, GateTrial
+from centroidkv.models.blend import Blender
+from centroidkv.models.loading import wrap_model
+from centroidkv.models.packed import NotPackable
 from centroidkv.models.transformers_model import TransformersModel
-from small_parts import HashEmbedder
+from small_parts import HashEmbedder, make_tokenizer
 from word_bank import PASSAGES
 
 
@@ -86,6 +103,33 @@ def test_nothing_blended_is_found_by_an_exact_request(blending) -> None:
     assert exact.usage.reused_tokens <= head
     assert not exact.usage.approximate
     assert exact.token_ids == ask_about(engine, shuffled, reuse="off").token_ids
+    assert engine.check().is_clean
+
+
+def test_a_conversation_keeps_only_what_is_exact(blending) -> None:
+    engine = blending()
+    learn(engine, CARD, WIRE, LOAN)
+    engine.compose(engine.route(ASKED), [Passage.of(t) for t in (LOAN, WIRE, CARD)])
+    turns = [Message("user", rendered([LOAN, WIRE, CARD], ASKED))]
+    first = engine.generate(turns, max_tokens=8, question=ASKED)
+    assert first.usage.blended_tokens > 0
+    engine.flush()
+    turns += [Message("assistant", first.text), Message("user", "and then?")]
+    exact = engine.generate(turns, max_tokens=8, reuse="exact")
+    assert exact.usage.reused_tokens <= len(engine.model.encode(f"{SYSTEM}\n\n"))
+    assert exact.token_ids == engine.generate(turns, max_tokens=8, reuse="off").token_ids
+
+
+def test_requests_at_once_do_not_mix(blending) -> None:
+    engine = blending(blend_share=1.0)  # so that every answer is that of a prefill
+    learn(engine, CARD, WIRE, LOAN)
+    orders = [[LOAN, CARD, WIRE], [WIRE, LOAN, CARD], [LOAN, WIRE, CARD], [WIRE, CARD, LOAN]]
+    with ThreadPoolExecutor(4) as threads:
+        done = list(threads.map(lambda texts: plain(engine, texts), orders * 2))
+    blended = [d.usage.blended_tokens for d in done]
+    assert min(blended) > 0
+    for texts, answer in zip(orders, done, strict=False):
+        assert answer.token_ids == plain(engine, texts, reuse="off").token_ids
     assert engine.check().is_clean
 
 
@@ -201,6 +245,13 @@ def test_a_prompt_without_known_passages_says_so(blending) -> None:
     assert done.usage.blend_problem == "no_passages"
 
 
+def test_a_passage_longer_than_the_context_is_refused_as_ever(blending) -> None:
+    engine = blending()
+    for reuse in ("blend", "exact"):
+        with pytest.raises(ContextTooLong):
+            ask_about(engine, [CARD, "far too long " * 400], reuse=reuse)
+
+
 # markers
 
 
@@ -222,6 +273,54 @@ def test_a_marker_in_the_question_is_answered_exactly(blending) -> None:
     engine = blending(passage_marker="##")
     prompt = marked(CARD, WIRE, question="what ## is this")
     assert engine.generate(prompt, max_tokens=4).usage.blend_problem == "marker_in_question"
+
+
+def test_a_marked_passage_that_stands_there_twice_is_placed_once(blending) -> None:
+    engine = blending(passage_marker="##")
+    for texts in ([CARD, WIRE], [CARD, WIRE, LOAN]):
+        engine.generate(marked(*texts), max_tokens=4)
+        engine.flush()
+    usage = engine.generate(marked(WIRE, CARD, WIRE), max_tokens=4).usage
+    assert usage.blend_problem == "passage_repeated"
+    assert len(WIRE) < usage.blended_tokens <= len(WIRE) + len(CARD)
+
+
+def test_an_answer_left_unread_teaches_nothing(blending) -> None:
+    # Its generator may be closed by the garbage collector, in a thread that holds any lock.
+    engine = blending()
+    for texts in ([CARD, WIRE], [WIRE, CARD]):
+        engine.compose(engine.route(ASKED), [Passage.of(t) for t in texts])
+        stream = engine.stream(rendered(texts, ASKED), max_tokens=8, question=ASKED)
+        next(stream)
+        stream.close()
+        engine.flush()
+    assert ask_about(engine, [WIRE, CARD]).usage.blend_problem == "head_unseen"
+
+
+def test_passages_are_kept_at_the_precision_of_the_store(blending) -> None:
+    engine = blending()
+    engine.codec_report([f"{CARD} {WIRE}"], num_tokens=4, most_kl=100.0)
+    engine.close()
+    engine = blending(kv_precision="q8", blend_share=1.0)
+    learn(engine, CARD, WIRE, LOAN)
+    assert {row.level for row in engine.store.blocks.disk.manifest.rows()} == {"q8"}
+    done = ask_about(engine, [LOAN, WIRE, CARD])
+    assert (done.usage.reason, done.usage.kv_precision) == ("blended", "q8")
+    assert done.token_ids == ask_about(engine, [LOAN, WIRE, CARD], reuse="off").token_ids
+    assert engine.check().is_clean
+
+
+def test_whatever_breaks_off_a_blend_the_prompt_is_computed(blending, model, monkeypatch) -> None:
+    engine = blending()
+    learn(engine, CARD, WIRE, LOAN)
+
+    def odd(*_: object, **__: object) -> None:
+        raise NotPackable("a layer without a number")
+
+    monkeypatch.setattr(Blender, "_run", odd)
+    done = ask_about(engine, [LOAN, WIRE, CARD])
+    assert (done.usage.blend_problem, done.usage.approximate) == ("blend_failed", False)
+    assert done.token_ids == ask_about(engine, [LOAN, WIRE, CARD], reuse="off").token_ids
 
 
 # the gate
@@ -252,6 +351,37 @@ def test_a_model_that_cannot_blend_answers_exactly(open_engine, tokenizer) -> No
     assert (done.usage.blend_problem, done.usage.reason) == ("model_unsupported", "empty_store")
 
 
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ 1 / 0 }}{% endif %}{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize("template", [None, NO_SYSTEM])
+def test_a_model_is_tried_whatever_its_template_takes(model, template) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    trial = GateTrial(wrap_model(model.model, tokenizer), 0.15)
+    prompt = trial._encoded(0)
+    assert all(text in prompt.text for text in (gate_prompts.SYSTEM, *gate_prompts.shown_in(0)))
+
+
+@pytest.mark.parametrize("text", ["[" * 9999, "[]", '{"first_kl": "x"}', '{"kl": 1e999}'])
+def test_damaged_figures_are_found_again(model, monkeypatch, tmp_path, text) -> None:
+    monkeypatch.setattr(GateTrial, "run", lambda _: GateFigures(0.0, 0.0, 1.0, 4, 128))
+    assert BlendGate(tmp_path, model, 0.15).refusal() is None
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(text, encoding="utf-8")
+    assert BlendGate(tmp_path, model, 0.15).refusal() is None
+
+
+def test_a_trial_that_breaks_off_is_a_refusal(model, monkeypatch, tmp_path) -> None:
+    def broken(_: GateTrial) -> GateFigures:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(GateTrial, "run", broken)
+    refusal = BlendGate(tmp_path, model, 0.15).refusal()
+    assert refusal is not None
+    assert (refusal.problem, "out of memory" in refusal.why) == ("model_unsupported", True)
+
+
 # offline
 
 
@@ -270,6 +400,21 @@ def test_a_knowledge_base_is_prefilled_once(blending) -> None:
     assert (done.usage.outcome, done.usage.reason) == ("hit", "blended")
     assert done.usage.blend_problem is None
     assert engine.check().is_clean
+
+
+def test_prompts_that_begin_each_in_its_own_way_are_a_problem_not_a_crash(blending) -> None:
+    engine = blending()
+    number = iter(range(10, 99))
+
+    def chain(question: str) -> None:
+        texts = [p.text for p in engine.compose(engine.route(question), [])]
+        prompt = "\n\n".join([f"{next(number)} " * 40, *texts, question])
+        engine.generate(prompt, max_tokens=1, question=question)
+
+    texts = [f"{name} {text}" for name in "abc" for text in PASSAGES.values()]
+    report = engine.prefill_passages(chain, texts)
+    assert report.problems["head_unseen"] > 0
+    assert 0 < report.stored < len(texts)
 
 
 def test_prefilling_says_what_it_could_not_do(blending) -> None:

@@ -56,8 +56,9 @@ def test_what_two_prompts_begin_with_is_a_head(tmp_path: Path) -> None:
     assert heads.note((*system, 93)) == system
     assert PromptHeads(path).find((*system, 94)) == system
     assert PromptHeads(path).find(system[:-1]) is None
-    path.write_text("[[1, 2", encoding="utf-8")
-    assert PromptHeads(path).find(system) is None
+    for damaged in ("[[1, 2", "[[]]", "[[Infinity]]", "[" * 9999, "[1]"):
+        path.write_text(damaged, encoding="utf-8")
+        assert PromptHeads(path).find(system) is None
 
 
 def test_templates_that_share_only_a_beginning_have_no_head(tmp_path: Path) -> None:

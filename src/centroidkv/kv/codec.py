@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from centroidkv.errors import CacheCorrupt, CacheMismatch
 from centroidkv.files import write_atomic
 from centroidkv.kv.blocks import pack, unpack
-from centroidkv.kv.levels import LEVELS, RAW, BlockCoder, CodedBlock, decoded
+from centroidkv.kv.levels import CODING, LEVELS, RAW, BlockCoder, CodedBlock, decoded
 from centroidkv.types import KVBlock
 
 FORMAT = "centroidkv-block-1"
@@ -38,6 +38,7 @@ _STORAGE: dict[str, Any] = {
 _ODD = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 __all__ = [
+    "CODING",
     "LEVELS",
     "RAW",
     "BlockCoder",

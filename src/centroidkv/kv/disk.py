@@ -6,11 +6,13 @@ store, so a block survives any number of hits.
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
 from centroidkv.files import set_aside, write_atomic
+from centroidkv.kv.bandwidth import Meter
 from centroidkv.kv.blocks import block_id, is_root
 from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_coded
 from centroidkv.kv.eviction import Leases, leaves_to_evict
@@ -35,6 +37,7 @@ class DiskBlocks:
         self.coders: dict[str, BlockCoder] = {}  # by namespace: how new blocks are written
         self.leaving: Callable[[Sequence[str]], None] | None = None  # told before blocks go
         self.leases = Leases()
+        self.meter = Meter()
         self._blocks = folder / "blocks"
         self._quarantine = folder / "quarantine"
         self.manifest = self._open_manifest()
@@ -105,7 +108,13 @@ class DiskBlocks:
         """Return the block of a row, as `get` does."""
         path, block = self.path(row.id), row.id
         try:
-            return self.verified(row, path).block
+            began = time.perf_counter()
+            stored = self.verified(row, path)
+            read = time.perf_counter()
+            found = stored.block
+            self.meter.timed("disk", row.num_bytes, read - began)
+            self.meter.decoded(stored.level, found.num_bytes, time.perf_counter() - read)
+            return found
         except (CacheError, OSError) as error:
             self._report(path, error, self.manifest)
             if not self.read_only:

@@ -65,6 +65,7 @@ class RemoteBlocks:
         self.settings = settings
         self.calls = calls
         self.budget = budget
+        self.asked: Callable[[float], None] | None = None  # told what a round trip took
         self._store = store
         self._known = KnownBlocks(clock)
         key = settings.key_bytes()
@@ -131,9 +132,12 @@ class RemoteBlocks:
         names = [entry_name(block, level) for block in block_ids for level in levels]
         step = self._store.names_at_once
         parts = [names[i : i + step] for i in range(0, len(names), step)]
+        began = time.perf_counter()
         answers = self.calls.run(
             [partial(self._store.sizes, part) for part in parts], timeout_s=timeout_s
         )
+        if self.asked is not None and None not in answers:
+            self.asked(time.perf_counter() - began)
         sizes: list[int | None] = []
         for answer in answers:
             if answer is None:

@@ -1,0 +1,120 @@
+"""The trial behind the gate: prompts are blended and held against full prefills of the same.
+
+Owns what is measured and how. Knows no bar, and keeps nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from centroidkv.config import Sampling
+from centroidkv.errors import ModelError
+from centroidkv.gate_prompts import QUESTIONS, gate_prompt, shown_in
+from centroidkv.passage_spans import locate
+from centroidkv.passage_store import BlendingModel, computed, joined
+from centroidkv.placement import PlacedPassage
+from centroidkv.protocols import BlendingSequence
+from centroidkv.types import FloatArray, Prompt
+
+ANSWER_TOKENS = 32
+
+__all__ = ["GateFigures", "GateTrial"]
+
+
+@dataclass(frozen=True, slots=True)
+class GateFigures:
+    """How far blended prompts were from computed ones.
+
+    Over the tokens of greedy answers, each given those before it: `first_kl` is the mean
+    Kullback-Leibler divergence of the first token's distribution, `kl` that of all tokens, in nats;
+    `agreement` the part of the tokens that both choose.
+    """
+
+    first_kl: float
+    kl: float
+    agreement: float
+    num_prompts: int
+    num_tokens: int
+
+
+class GateTrial:
+    """Tries one model at one share of recomputed tokens."""
+
+    def __init__(self, model: BlendingModel, share: float | None) -> None:
+        self._model = model
+        self._share = share
+
+    def run(self) -> GateFigures:
+        """Blend and prefill some prompts.
+
+        Raises:
+            ContextTooLong: The model's context is too short for them.
+        """
+        firsts: list[float] = []
+        kls: list[float] = []
+        agreed: list[bool] = []
+        for number in range(len(QUESTIONS)):
+            prompt = self._encoded(number)
+            answer, plain = self._plain(prompt)
+            blended = self._blended(prompt, shown_in(number), answer)
+            far = _divergences(plain, blended)
+            firsts.append(far[0])
+            kls += far.tolist()
+            agreed += (plain.argmax(1) == blended.argmax(1)).tolist()
+        return GateFigures(
+            first_kl=float(np.mean(firsts)),
+            kl=float(np.mean(kls)),
+            agreement=float(np.mean(agreed)),
+            num_prompts=len(firsts),
+            num_tokens=len(agreed),
+        )
+
+    def _encoded(self, number: int) -> Prompt:
+        messages = gate_prompt(number)
+        try:
+            return self._model.encode(messages)
+        except ModelError:  # there is no template, or one that knows no system message
+            return self._model.encode("\n\n".join(m.content for m in messages))
+
+    def _plain(self, prompt: Prompt) -> tuple[list[int], FloatArray]:
+        """Prefill a prompt; return its greedy answer, and the logits of each of its tokens."""
+        sequence = self._open(prompt)
+        try:
+            sequence.prefill(prompt.token_ids)
+            tokens = list(sequence.decode(Sampling(max_tokens=ANSWER_TOKENS)))
+            sequence.truncate(len(prompt) - 1)
+            answer = [t.id for t in tokens]
+            return answer, sequence.score([prompt.token_ids[-1], *answer[:-1]])
+        finally:
+            sequence.close()
+
+    def _blended(self, prompt: Prompt, texts: Sequence[str], answer: Sequence[int]) -> FloatArray:
+        """Blend a prompt; return the logits of the answer's tokens, each given those before."""
+        layout = locate(prompt, texts, question="")
+        spans = layout.spans
+        units = [prompt.token_ids[s.start : s.stop] for s in spans]
+        blocks = [joined(b) for b in computed(self._model, prompt.token_ids[: layout.head], units)]
+        placed = [PlacedPassage(s.start, s.stop, b) for s, b in zip(spans, blocks, strict=True)]
+        sequence = self._open(prompt)
+        try:
+            sequence.blend(prompt.token_ids[:-1], placed, share=self._share)
+            return sequence.score([prompt.token_ids[-1], *answer[:-1]])
+        finally:
+            sequence.close()
+
+    def _open(self, prompt: Prompt) -> BlendingSequence:
+        return self._model.open_sequence(len(prompt) + ANSWER_TOKENS + 1)
+
+
+def _divergences(true: FloatArray, other: FloatArray) -> FloatArray:
+    """Return the Kullback-Leibler divergence of each row of logits, [tokens], in nats."""
+    p, q = _log_softmax(true), _log_softmax(other)
+    divergences: FloatArray = (np.exp(p) * (p - q)).sum(1)
+    return divergences
+
+
+def _log_softmax(logits: FloatArray) -> FloatArray:
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    normalised: FloatArray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return normalised
