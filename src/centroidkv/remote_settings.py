@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,12 @@ class RemoteSettings(Settings):
         if parts.password is None:
             return self.url
         return self.url.replace(f":{parts.password}@", ":***@", 1)
+
+    @property
+    def identity(self) -> str:
+        """What tells this remote from others: the URL, and a digest of the key if there is one."""
+        key = self.key_bytes()
+        return f"{self.shown_url} {hashlib.sha256(key).hexdigest()[:16] if key else 'clear'}"
 
     def key_bytes(self) -> bytes | None:
         """Return the key that entries are sealed with, None for none.

@@ -222,7 +222,11 @@ def _open_remote(config: EngineConfig, disk: DiskBlocks) -> RemoteBlocks | None:
                 disk.manifest.count([name])
 
     settings = RemoteSettings.given(config.remote)
-    return open_remote(settings, count=count, standing=disk.manifest.standing)
+    try:
+        return open_remote(settings, count=count, standing=disk.manifest.standing)
+    except BaseException:
+        disk.close()
+        raise
 
 
 def _create(folder: Path, marker: Path) -> None:

@@ -213,6 +213,17 @@ class Manifest:
             rows = [(b,) for b in block_ids]
             db.executemany("UPDATE blocks SET in_remote = 1 WHERE id = ?", rows)
 
+    def send_to(self, remote: str) -> None:
+        """Name the remote that blocks are sent to; another one than before has had none yet."""
+        with self._writing() as db:
+            known = db.execute("SELECT id FROM remotes").fetchall()
+            if known == [(remote,)]:
+                return
+            if known:
+                db.execute("UPDATE blocks SET in_remote = 0")
+            db.execute("DELETE FROM remotes")
+            db.execute("INSERT INTO remotes VALUES (?)", (remote,))
+
     def standing(self, block_id: str) -> tuple[str, float] | None:
         """Return a block's parent and worth."""
         rows = self._rows("SELECT parent, worth FROM blocks WHERE id = ?", block_id)

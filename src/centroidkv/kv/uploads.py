@@ -4,6 +4,8 @@ A block's row says whether the remote has had it, so that nothing is owed twice,
 a process ends.
 """
 
+import logging
+import sqlite3
 from collections.abc import Mapping, Sequence
 
 from centroidkv.errors import CacheError
@@ -12,6 +14,8 @@ from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow
 from centroidkv.kv.remote import RemoteBlocks
 from centroidkv.types import KVBlock
+
+_log = logging.getLogger("centroidkv")
 
 ROWS_A_LOOK = 256
 
@@ -30,6 +34,14 @@ class Uploads:
         self._disk = disk
         self._remote = remote
         disk.leaving = self.send_leaving
+        if self._is_sent_on:
+            self._name_remote()
+
+    def _name_remote(self) -> None:
+        try:
+            self._disk.manifest.send_to(self._remote.settings.identity)
+        except sqlite3.Error as error:
+            _log.warning("the manifest could not note which remote blocks are sent to: %s", error)
 
     def levels(self, namespace: str) -> tuple[str, ...]:
         """Return the levels at which the remote may have blocks of a namespace, finest first."""

@@ -1,5 +1,6 @@
 """Coded blocks on their way through disk and remote: what a name says is what is there."""
 
+import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,3 +111,22 @@ def test_a_file_of_other_tokens_than_it_has_kv_for_is_refused() -> None:
             parse_block(block_bytes(block, ids=ids, token_ids=range(5), coder=coder), "x")
     with pytest.raises(CacheCorrupt):
         parse_block(block_bytes(uneven, ids=ids, token_ids=range(3)), "x")
+
+
+def test_another_remote_or_key_has_had_nothing_yet(tmp_path: Path) -> None:
+    def owed(url: str, key: str | None = None) -> int:
+        disk = DiskBlocks(tmp_path, budget_bytes=1 << 24)
+        remote = open_remote(RemoteSettings(url, key=key), count=print, standing=lambda _: None)
+        blocks = TieredBlocks(MemoryBlocks(budget_bytes=1 << 24), disk, remote)
+        num_owed = len(disk.manifest.owed(100))
+        blocks.persist(pieces())
+        assert blocks.uploads is not None
+        blocks.uploads.send_owed()
+        disk.close()
+        return num_owed
+
+    key = base64.b64encode(bytes(32)).decode()
+    assert [owed("memory://a"), owed("memory://a")] == [0, 0]
+    assert [owed("memory://b"), owed("memory://b", key), owed("memory://b", key)] == [9, 9, 0]
+    for folder in ("/a", "/b"):
+        fsspec.filesystem("memory").rm(folder, recursive=True)
