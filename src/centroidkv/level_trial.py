@@ -66,6 +66,9 @@ def measure_levels(
     require(
         is_number(most_kl) and most_kl >= 0, f"most_kl must be a number, 0 or more, not {most_kl!r}"
     )
+    require(
+        not isinstance(prompts, str), "prompts must be a list of prompts; put the one into a list"
+    )
     asked = list(prompts) if prompts is not None else plan_prompts(plan)
     require(asked, "there are no prompts to measure with; build a plan first, or give prompts")
     progress = progress_bar() if show_progress else no_progress

@@ -146,7 +146,7 @@ def test_the_report_says_what_the_levels_cost(
 
 def test_a_report_needs_prompts_that_fit(open_engine: Opening) -> None:
     with open_engine() as engine:
-        for prompts in (None, [], ["x" * 5000]):
+        for prompts in (None, [], ["x" * 5000], PROMPTS[0]):
             with pytest.raises(ConfigError, match="prompt"):
                 engine.codec_report(prompts)
         with pytest.raises(ConfigError, match="most_kl"):
