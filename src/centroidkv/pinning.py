@@ -55,7 +55,9 @@ class Pins:
         keys = {(p, c): kept for p, c, kept in manifest.pins()} | {(plan.id, cluster): in_memory}
         _require_room("disk_budget_bytes", store.blocks.disk.budget_bytes, _bytes(store, [*keys]))
         kept = [key for key, is_kept in keys.items() if is_kept]
-        _require_room("memory_budget_bytes", store.blocks.memory.budget_bytes, _bytes(store, kept))
+        _require_room(
+            "memory_budget_bytes", store.blocks.memory.budget_bytes, _bytes_in_memory(store, kept)
+        )
         manifest.pin(plan.id, cluster, in_memory=in_memory)
         keep_in_memory(store)
 
@@ -114,6 +116,12 @@ def _blocks(store: Store, plan: str, cluster: int) -> dict[str, int]:
 def _bytes(store: Store, keys: list[tuple[str, int]]) -> int:
     held = {block: size for key in keys for block, size in _blocks(store, *key).items()}
     return sum(held.values())
+
+
+def _bytes_in_memory(store: Store, keys: list[tuple[str, int]]) -> int:
+    """Return what clusters take in memory, where coded KV is decoded."""
+    loaded = map(store.blocks.get, {block for key in keys for block in _blocks(store, *key)})
+    return sum(block.num_bytes for block in loaded if block is not None)
 
 
 def _require_room(setting: str, budget_bytes: int, num_bytes: int) -> None:

@@ -51,3 +51,15 @@ def test_pins_that_cannot_be_are_refused(built: Built, open_engine) -> None:
     with pytest.raises(ConfigError, match="raise disk_budget_bytes"):
         engine.pins.add(cluster)
     assert engine.pins.all() == []
+
+
+def test_memory_is_reckoned_with_what_kv_takes_there(built: Built, open_engine) -> None:
+    engine = open_engine()
+    cluster = filled(engine)
+    blocks = engine.store.blocks
+    loaded = [blocks.get(b) for b in set(held(engine, cluster))]
+    blocks.memory.budget_bytes = sum(b.num_bytes for b in loaded if b is not None)
+    # As if it were coded: a quarter on disk of what it takes in memory.
+    blocks.disk.manifest._db.execute("UPDATE blocks SET num_bytes = num_bytes / 4")
+    with pytest.raises(ConfigError, match="raise memory_budget_bytes"):
+        engine.pins.add(cluster, in_memory=True)
