@@ -33,7 +33,7 @@ class RemoteSettings(Settings):
     holds them.
     """
 
-    url: str
+    url: str = field(repr=False)  # may hold a password; see `shown_url`
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     write: str = "through"
     budget_bytes: int | None = None
