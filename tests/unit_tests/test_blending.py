@@ -300,6 +300,8 @@ def test_a_model_below_the_bar_is_refused_with_its_figures(blending, open_engine
         path.write_text(text, encoding="utf-8")
     with pytest.raises(BlendRefused, match=r"KL 0\.310 .* agreement 0\.70"):
         open_engine(reuse="blend")
+    held = [fd.resolve() for fd in Path("/proc/self/fd").glob("*")]
+    assert not [path for path in held if path.is_relative_to(tmp_path)]
     engine = open_engine()
     done = ask_about(engine, [CARD, WIRE], reuse="blend")
     assert (done.usage.blend_problem, done.usage.approximate) == ("gate_failed", False)
