@@ -12,9 +12,10 @@ apart. `speed` times by turns, and wants an idle machine (some four minutes).
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,24 +28,36 @@ from centroidkv.models.blend_choice import Recipe
 from centroidkv.models.loading import load_model
 from centroidkv.models.transformers_model import TransformersModel
 
-# Fewer rows from layer to layer, 15 % on the average of all layers.
-GRADUAL = Recipe(0.25, later=((4, 0.2), (8, 0.15), (14, 0.11), (20, 0.09)))
-PLAIN = {"drift": 0.0}
+LAYERS = 30  # of the bundled model
+
+
+def _graded(share: float, **changes: Any) -> Recipe:
+    return replace(Recipe.graded(share, LAYERS), **changes)
+
+
+def _plain(share: float, by: Literal["keys", "values"] = "values") -> Recipe:
+    """Choose by the deviation alone, and leave the others as placed: the published method."""
+    return Recipe(share, by=by, drift=0, asked=0)
+
+
+# In the order in which they are compared on each prompt.
 WAYS = (
+    Way("15 %", _graded(0.15)),
+    Way("15 %, published, by V", _plain(0.15)),
     Way("0 %", Recipe(0.0)),
-    Way("15 %", Recipe(0.15)),
-    Way("15 %, by V, no drift", Recipe(0.15, **PLAIN)),
-    Way("10 %", Recipe(0.1)),
-    Way("25 %", Recipe(0.25)),
-    Way("5 %", Recipe(0.05)),
-    Way("50 %", Recipe(0.5)),
-    Way("15 %, by K, no drift", Recipe(0.15, by="keys", **PLAIN)),
-    Way("15 %, gradual", GRADUAL),
-    Way("15 %, alone", Recipe(0.15), is_alone=True),
-    Way("0 %, alone", Recipe(0.0), is_alone=True),
-    Way("15 %, alone, by V, no drift", Recipe(0.15, **PLAIN), is_alone=True),
-    Way("15 %, check layer 2", Recipe(0.15, check_layer=2)),
+    Way("10 %", _graded(0.1)),
+    Way("25 %", _graded(0.25)),
+    Way("15 %, published, by K", _plain(0.15, "keys")),
+    Way("15 %, in all layers", Recipe(0.15)),
+    Way("15 %, not by attention", _graded(0.15, asked=0)),
+    Way("15 %, others not moved", _graded(0.15, drift=0)),
+    Way("5 %", _graded(0.05)),
+    Way("50 %", _graded(0.5)),
     Way("auto", Recipe(None)),
+    Way("15 %, check layer 2", _graded(0.15, check_layer=2)),
+    Way("0 %, alone", Recipe(0.0), is_alone=True),
+    Way("15 %, alone", _graded(0.15), is_alone=True),
+    Way("15 %, alone, published, by V", _plain(0.15), is_alone=True),
     Way("100 %", Recipe(1.0)),
 )
 

@@ -67,7 +67,8 @@ class Race:
 
     def blend(self, share: float | None) -> float:
         """Time a blend, its passages read from disk."""
-        return self._timed(self._load, Recipe(share))
+        recipe = Recipe.graded(share, self.model.shape.num_layers)
+        return self._timed(self._load, recipe)
 
     def _timed(self, load: Callable[[], Sequence[PlacedPassage]], recipe: Recipe) -> float:
         prompt, num_head = self.case.prompt, len(self.case.head)

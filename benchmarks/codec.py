@@ -13,6 +13,8 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,12 @@ from transformers.utils import logging as transformers_logging
 
 from centroidkv.kv.blocks import BLOCK_TOKENS
 from centroidkv.kv.codec import LEVELS, BlockCoder, block_bytes, parse_block
+from centroidkv.kv.levels.q3 import Q3
+from centroidkv.kv.levels.q4 import Q4
 from centroidkv.kv.levels.q5k4v import Q5K4V
+from centroidkv.kv.levels.q8 import Q8
 
+STEPPED = {level.name: level for level in (Q8, Q5K4V, Q4, Q3)}
 Row = dict[str, float]
 
 
@@ -45,31 +51,38 @@ def measured(prompts: Prompts, one: Measured, way: Recipe) -> Row:
     }
 
 
-def quality(prompts: Prompts, names: list[str], work: Path) -> dict[str, Any]:
-    """Measure every way on every prompt, but for what an earlier run has measured."""
+class Kept:
+    """Rows measured so far, in a file, so that a run goes on where the last one stopped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: dict[str, Row] = json.loads(path.read_text()) if path.exists() else {}
+
+    def row(self, way: str, name: str, measure: Callable[[], Row]) -> Row:
+        # Steps are a part of the key: rows of other steps are not those of this run.
+        key = f"{way} | {STEPPED.get(way, Q5K4V)} | {name}"
+        if key not in self._rows:
+            self._rows[key] = measure()
+            self._path.write_text(json.dumps(self._rows))
+        return self._rows[key]
+
+
+def quality(prompts: Prompts, names: list[str], work: Path, *, others: bool) -> dict[str, Any]:
+    """Measure the levels on every prompt, then `others`, what they are compared with."""
+    kept = Kept(work / "codec_rows.json")
     ways = recipes(prompts.model.rotary)
-    kept_path = work / "codec_rows.json"
-    kept = json.loads(kept_path.read_text()) if kept_path.exists() else {}
-    for way_name, way in ways.items():
+    report: dict[str, Row] = {}
+    for some in (STEPPED.keys(), ways.keys() - STEPPED.keys())[: 1 + others]:
+        rows: dict[str, list[Row]] = {way: [] for way in ways if way in some}
         for name in names:
-            key = f"{way_name} | {_digest(way_name)} | {name}"
-            if key not in kept:
-                kept[key] = measured(prompts, prompts.measured(name), way)
-                kept_path.write_text(json.dumps(kept))
-        rows = [kept[f"{way_name} | {_digest(way_name)} | {name}"] for name in names]
-        print(way_name, summary(rows), flush=True)
-    report = {
-        way_name: summary([kept[f"{way_name} | {_digest(way_name)} | {name}"] for name in names])
-        for way_name in ways
-    }
-    return {"prompts": len(names), "ways": report, "deltas": deltas(prompts, names)}
-
-
-def _digest(way_name: str) -> str:
-    """Tell runs with other steps apart."""
-    from centroidkv.kv import levels
-
-    return str(levels._LEVELS.get(way_name, Q5K4V))
+            one = prompts.measured(name)
+            for way, found in rows.items():
+                found.append(kept.row(way, name, partial(measured, prompts, one, ways[way])))
+        report |= {way: summary(own) for way, own in rows.items()}
+        for way in rows:
+            print(way, ", ".join(f"{k} {v:.4g}" for k, v in report[way].items()), flush=True)
+    found = {"prompts": len(names), "ways": report}
+    return found | ({"deltas": deltas(prompts, names)} if others else {})
 
 
 def summary(rows: list[Row]) -> Row:
@@ -133,6 +146,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/codec.json"))
     parser.add_argument("--part", choices=["quality", "speed"], help="only this, keep the other")
     parser.add_argument("--each", type=int, default=10, help="prompts of each question set")
+    parser.add_argument("--levels-only", action="store_true", help="compare with nothing else")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()
@@ -142,8 +156,9 @@ def main() -> None:
     report = json.loads(options.out.read_text()) if options.out.exists() else {}
     report |= {"default_level": DEFAULT}
     if options.part != "speed":
-        report["quality"] = {"machine": machine(), **quality(prompts, names, options.work)}
-        print(report["quality"]["deltas"])
+        found = quality(prompts, names, options.work, others=not options.levels_only)
+        report["quality"] = {"machine": machine(), **found}
+        print(found.get("deltas"))
     if options.part != "quality":
         report["speed"] = {"machine": machine(), **speed(prompts, names[0], options.rounds)}
         print(report["speed"])

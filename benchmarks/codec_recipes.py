@@ -5,6 +5,7 @@ model.
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,10 @@ def quanto(bits: int) -> Recipe:
     """
 
     def way(block: KVBlock) -> tuple[KVBlock, int]:
+        from optimum.quanto.library.extensions.cpp import ext
         from transformers.cache_utils import QuantoQuantizedLayer
 
+        ext._lib = SimpleNamespace(unpack=_unpacked)  # its own would first be compiled, from C++
         found: list[list[Any]] = [[], []]
         for keys, values in zip(block.keys, block.values, strict=True):
             layer = QuantoQuantizedLayer(nbits=bits, q_group_size=64)
@@ -103,6 +106,11 @@ def quanto(bits: int) -> Recipe:
         return KVBlock(np.stack(found[0]), np.stack(found[1]), block.dtype), size
 
     return way
+
+
+def _unpacked(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return numbers of a few bits from bytes: the lowest bits of all bytes, then the next."""
+    return torch.cat([packed >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)])
 
 
 def bytes_with_deltas(block: KVBlock, rotary: Rotary, step: float) -> tuple[int, int]:

@@ -22,7 +22,9 @@ def share(data: Path, cache: Path, seed: int, limit: int | None) -> list[dict[st
     rows = []
     for base in FILES:
         case = load(data, base, seed, cache)
-        rows += [{"base": base, "seed": seed} | row for row in _measured(case, limit)]
+        for row in _measured(case, limit):
+            rows.append({"base": base, "seed": seed} | row)
+            print(rows[-1], flush=True)
     return rows
 
 

@@ -32,7 +32,7 @@ from quality_sets import SETS
 from centroidkv import Engine
 from centroidkv.config import Sampling
 from centroidkv.kv.blocks import Piece, chain, namespace_id
-from centroidkv.kv.codec import CODED_FORMAT, LEVELS, BlockCoder, block_bytes, parse_block
+from centroidkv.kv.codec import CODING, LEVELS, BlockCoder, block_bytes, parse_block
 from centroidkv.models.loading import load_model
 from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.types import KVBlock
@@ -47,7 +47,7 @@ class Answers:
     """Answers behind KV of one level, kept in a file of their own."""
 
     def __init__(self, folder: Path, level: str, model: TransformersModel) -> None:
-        coding = "" if level == "raw" else f"_{CODED_FORMAT}"
+        coding = "" if level == "raw" else f"_{CODING}"
         self.kept = KeptAnswers(folder / f"precision_{level}{coding}.jsonl")
         self._model = model
         self._coder = BlockCoder(level, model.rotary)

@@ -166,12 +166,13 @@ class Answering:
     # 5
 
     def _fill(self, run: Run, sequence: RunningSequence) -> None:
-        started, loaded = time.perf_counter(), run.load_s
+        started, loaded, held = time.perf_counter(), run.load_s, sequence.num_tokens
         if run.filling is not None:
             run.filling.fill(run, sequence, self._drafts(run))
+            run.prefill_s += time.perf_counter() - started - (run.load_s - loaded)
         else:
-            sequence.prefill(run.prompt.token_ids[run.reused :], self._drafts(run))
-        run.prefill_s = time.perf_counter() - started - (run.load_s - loaded)
+            sequence.prefill(run.prompt.token_ids[held:], self._drafts(run))
+            self._restorer.computed(run, time.perf_counter() - started, held, len(run.prompt))
 
     def _drafts(self, run: Run) -> Drafts | None:
         """Return what the answer may be guessed from: nothing with reuse off."""
@@ -235,6 +236,8 @@ class Answering:
             miss=run.problem or self._miss_reason(run),
             grid=self.model.grid_tokens,
         )
+        if run.recomputed and outcome == "partial":
+            reason = run.problem or "computed_faster"
         usage = replace(usage, outcome=outcome, reason=reason)
         if run.filling is not None:
             usage = run.filling.told(run, usage)
@@ -247,6 +250,7 @@ class Answering:
             usage=usage,
             match=run.match,
             exact_tokens=run.exact_tokens,
+            sound=run.sound,
         )
         return replace(usage, stored_tokens=self._learner.after(answered, sequence))
 
@@ -255,6 +259,8 @@ class Answering:
         self._learner.count(usage)
 
     def _miss_reason(self, run: Run) -> Reason:
+        if run.recomputed:
+            return "computed_faster"
         if run.miss_reason is not None:
             return run.miss_reason
         if run.where.is_question_first:
@@ -290,6 +296,9 @@ def _measured(run: Run, tokens: Sequence[Token], decode_s: float) -> Usage:
         domain=route.settled_domain if route else None,
         distance=far,
         tier=run.tier,
+        loaded_bytes=run.loaded_bytes,
+        loaded_levels=tuple(sorted(run.levels)),
+        unloaded_tokens=run.recomputed,
         plan=(route.plan or None) if route else None,
         kv_precision=run.kv_precision,
         embed_s=route.embed_s if route else 0.0,

@@ -8,7 +8,7 @@ import logging
 import sqlite3
 
 from centroidkv.codec_report import read_report
-from centroidkv.kv.codec import CODED_FORMAT, BlockCoder
+from centroidkv.kv.codec import CODING, BlockCoder
 from centroidkv.precision import RAW_PRECISION, Precision, named_precision
 from centroidkv.protocols import CausalModel
 from centroidkv.store import Store
@@ -51,7 +51,7 @@ def settled_precision(store: Store, model: CausalModel) -> Precision:
 def _approved(store: Store, model: CausalModel, asked: Precision) -> Precision:
     if not asked.lossy:
         return asked
-    report = read_report(store.path, model.fingerprint, coding=CODED_FORMAT)
+    report = read_report(store.path, model.fingerprint, coding=CODING)
     refused = [level for level in asked.lossy if report is None or not report.approves(level)]
     if not refused:
         return asked

@@ -111,12 +111,8 @@ def _said(figures: GateFigures) -> str:
 def _read(path: Path) -> GateFigures | None:
     try:
         found = json.loads(path.read_text("utf-8"))
-        return GateFigures(
-            first_kl=float(found["first_kl"]),
-            kl=float(found["kl"]),
-            agreement=float(found["agreement"]),
-            num_prompts=int(found["num_prompts"]),
-            num_tokens=int(found["num_tokens"]),
-        )
+        first, kl, agreement = (float(found[name]) for name in ("first_kl", "kl", "agreement"))
+        counts = int(found["num_prompts"]), int(found["num_tokens"])
+        return GateFigures(first, kl, agreement, *counts)
     except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError):
         return None  # tried again

@@ -122,7 +122,8 @@ class EngineConfig(Settings):
     `eviction` says which blocks leave first when a budget is reached: those least recently used
     (`lru`), least often (`lfu`), or least worth for what computing them again would cost (`cost`).
     `remote` is a third tier behind memory and disk, shared with other machines: a URL or the
-    fields of `RemoteSettings`.
+    fields of `RemoteSettings`. `ttft_objective_s` is the time to the first token that loading aims
+    at: of the levels that meet it, the finest is loaded; None for as soon as possible.
     """
 
     memory_budget_bytes: int = GIB
@@ -157,6 +158,7 @@ class EngineConfig(Settings):
     blend_share: float | Literal["auto"] = 0.15
     passage_marker: str | None = None
     blend_learns: bool = True
+    ttft_objective_s: float | None = None
     eviction: str = "lru"
     remote: str | Mapping[str, Any] | RemoteSettings | None = None
 
@@ -244,6 +246,11 @@ class EngineConfig(Settings):
                 is_count(value, least),
                 f"{name} must be a whole number of at least {least}, not {value!r}",
             )
+        objective_s = self.ttft_objective_s
+        require(
+            objective_s is None or (is_number(objective_s) and objective_s > 0),
+            f"ttft_objective_s must be a number of seconds above 0, or None, not {objective_s!r}",
+        )
 
     def _check_pins(self) -> None:
         require(

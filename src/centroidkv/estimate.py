@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GB = 1_000_000_000
 # How many times smaller than bfloat16 a level's files are, on the bundled model.
-TYPICAL_RATIOS: Mapping[str, float] = {"q8": 1.9, "q4": 4.2}
+TYPICAL_RATIOS: Mapping[str, float] = {"q8": 2.96, "q5k4v": 4.73, "q4": 5.43, "q3": 6.75}
 # Seconds until a tier's first byte: a file, a request over the network.
 TYPICAL_LATENCIES: Mapping[str, float] = {"memory": 0.0, "disk": 0.001, "remote": 0.05}
 _SHORT = 256

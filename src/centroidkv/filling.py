@@ -66,7 +66,7 @@ class BlendFilling:
 
     def fill(self, run: Run, sequence: RunningSequence, drafts: Drafts | None) -> None:
         """Compute the prompt behind what the sequence holds, but for the passages placed there."""
-        rest = run.prompt.token_ids[run.reused :]
+        rest = run.prompt.token_ids[run.held :]
         placed = self._placed(run)
         if placed:
             blending = cast("BlendingSequence", sequence)
@@ -78,14 +78,14 @@ class BlendFilling:
             except Exception as error:  # noqa: BLE001 - whatever it is, the prompt can be computed
                 self.problem = "blend_failed"
                 self.fault("blend_failed", error)
-                blending.truncate(run.reused)
+                blending.truncate(run.held)
         sequence.prefill(rest, drafts)
 
     def _placed(self, run: Run) -> list[PlacedPassage]:
         """Load the stored passages that lie behind the exact prefix."""
         started = time.perf_counter()
         # The last token of the prompt is computed for its logits.
-        wanted = [w for s in self._stored if (w := _behind(s, run.reused, len(run.prompt) - 1))]
+        wanted = [w for s in self._stored if (w := _behind(s, run.held, len(run.prompt) - 1))]
         if not wanted:
             return []
         if sum(w.stop - w.start for w in wanted) < LEAST_PLACED:
@@ -118,7 +118,7 @@ class BlendFilling:
         usage = replace(usage, blend_problem=self.problem)
         if report is None:
             return usage
-        left = len(run.prompt) - run.reused - report.placed_tokens
+        left = len(run.prompt) - run.held - report.placed_tokens
         return replace(
             usage,
             outcome="hit" if left <= BLOCK_TOKENS + run.where.question else "partial",

@@ -37,7 +37,8 @@ class Answered:
     """A request that has been answered, as far as learning from it needs.
 
     `answer` are the tokens decoded; `is_conversation` that the next prompt may continue it. Of a
-    blended prompt only the KV of the first `exact_tokens` is that of its tokens alone.
+    blended prompt only the KV of the first `exact_tokens` is that of its tokens alone. The KV of
+    the first `sound` tokens of the prompt came from the store or from an earlier arena.
     """
 
     prompt: Prompt
@@ -47,6 +48,7 @@ class Answered:
     where: Layout
     usage: Usage
     match: Match
+    sound: int
     exact_tokens: int | None = None
 
 
@@ -120,7 +122,7 @@ class Learner:
         self.count(usage)
         pieces: list[Piece] = []
         # An arena may have held more of the prompt than the store does.
-        stored = min(usage.reused_tokens, answered.match.num_tokens)
+        stored = min(answered.sound, answered.match.num_tokens)
         kept = answered.prompt.token_ids
         if answered.exact_tokens is not None:
             kept = kept[: answered.exact_tokens]

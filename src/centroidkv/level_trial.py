@@ -17,7 +17,7 @@ from centroidkv.codec_report import MOST_KL, CodecReport, LevelFigures, save_rep
 from centroidkv.config import Sampling
 from centroidkv.errors import UnsupportedModel
 from centroidkv.kv.blocks import Piece, block_id, chain, namespace_id
-from centroidkv.kv.codec import CODED_FORMAT, LEVELS, BlockCoder, block_bytes, parse_block
+from centroidkv.kv.codec import CODING, LEVELS, BlockCoder, block_bytes, parse_block
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, ScoringSequence
 from centroidkv.rotary import to_float32
@@ -133,7 +133,7 @@ class LevelTrial:
         raw = self._levels["raw"]
         return CodecReport(
             model=self._model.fingerprint,
-            coding=CODED_FORMAT,
+            coding=CODING,
             most_kl=most_kl,
             num_prompts=self._num_prompts,
             prompt_tokens=self._prompt_tokens,

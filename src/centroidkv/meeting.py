@@ -64,7 +64,7 @@ class Meeting:
     """The blocks of one stored prefix between those who load and the one who computes.
 
     Args:
-        sources: The blocks, in order and without gaps; `held` tokens of the first are there.
+        sources: The blocks, in order and without gaps. One without sizes cannot be loaded.
         held: Tokens that the sequence has.
         rest: The prompt's tokens behind the stored prefix, [start, stop).
         policy: Decides between loading and computing.
@@ -88,10 +88,11 @@ class Meeting:
         self._held = held
         self._rest = rest
         self._unit = unit
-        self._states = [_State.WAITING] * len(sources)
+        self._states = [_State.WAITING if s.sizes else _State.LOST for s in sources]
         self._readings: dict[int, tuple[str, float]] = {}
         self._front = 0  # blocks before it are in the sequence
         self._failures = 0
+        self.num_lost = self._states.count(_State.LOST)
         self.loaded_tokens = 0
         self.recomputed_tokens = 0
         # Where loading is faster than one piece is computed, blocks come in order, so that each
@@ -122,6 +123,7 @@ class Meeting:
         """Note that a block cannot be loaded; after a few in a row, no more are tried."""
         self._readings.pop(number, None)
         self._failures += 1
+        self.num_lost += 1
         self._states[number] = _State.LOST
         if self._failures >= MOST_FAILURES:
             self.abandon()
@@ -191,7 +193,6 @@ class Meeting:
         reading = [
             Reading(self._sources[n], level, now - since)
             for n, (level, since) in self._readings.items()
-            if n >= self._front
         ]
         return Outlook(
             (self._here, self._sources[self._piece_end() - 1].stop),

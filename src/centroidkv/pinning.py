@@ -4,12 +4,16 @@ A pin belongs to a plan version. Clusters that a refresh takes over keep it; a r
 clusters, and its versions begin without pins.
 """
 
+import logging
+import sqlite3
 from dataclasses import dataclass
 
 from centroidkv.errors import ConfigError
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
+
+_log = logging.getLogger("centroidkv")
 
 # What pinned clusters may hold of a budget: the rest is for what they and others need now.
 MOST = 0.75
@@ -81,11 +85,14 @@ class Pins:
 
 def keep_in_memory(store: Store) -> None:
     """Bring clusters that are pinned in memory there, and let them stay."""
-    kept = [(plan, cluster) for plan, cluster, kept in store.blocks.disk.manifest.pins() if kept]
-    store.blocks.memory.keep(block for key in kept for block in _blocks(store, *key))
-    for plan, cluster in kept:
-        for row in store.blocks.disk.manifest.prefixes(plan, cluster):
+    manifest = store.blocks.disk.manifest
+    try:
+        kept = [(plan, cluster) for plan, cluster, is_kept in manifest.pins() if is_kept]
+        store.blocks.memory.keep(block for key in kept for block in _blocks(store, *key))
+        for row in [row for key in kept for row in manifest.prefixes(*key)]:
             store.blocks.prefetch(row.block)
+    except sqlite3.Error as error:
+        _log.warning("pinned clusters were not brought into memory: %s", error)
 
 
 def pinned_clusters(store: Store) -> list[PinnedCluster]:

@@ -60,7 +60,7 @@ class RemoteSettings(Settings):
 
     def __post_init__(self) -> None:
         require(
-            isinstance(self.url, str) and "://" in self.url,
+            isinstance(self.url, str) and "://" in self.url and _is_url(self.url),
             f"remote: the url must look like s3://bucket/prefix, not {self.url!r}",
         )
         require(
@@ -121,3 +121,11 @@ class RemoteSettings(Settings):
             "or env:NAME of a variable that holds them",
         )
         return raw
+
+
+def _is_url(text: str) -> bool:
+    try:
+        urlsplit(text)
+    except ValueError:
+        return False
+    return True

@@ -115,6 +115,10 @@ class Run:
     dropped_pins: int = 0
     match: Match = field(default_factory=lambda: Match(()))
     reused: int = 0
+    recomputed: int = 0  # tokens of the stored prefix that were computed all the same
+    sound: int = 0  # leading tokens whose KV the store need not be given again
+    loaded_bytes: int = 0
+    levels: set[str] = field(default_factory=set)
     tier: Literal["memory", "disk", "remote", "none"] = "none"
     kv_precision: str = "raw"
     problem: Reason | None = None
@@ -125,6 +129,11 @@ class Run:
     load_s: float = 0.0
     prefill_s: float = 0.0
     ttft_s: float = 0.0
+
+    @property
+    def held(self) -> int:
+        """The leading tokens that the sequence held when its prefix was restored."""
+        return self.reused + self.recomputed
 
     def place_in(self, queue: RequestQueue) -> Place:
         """Wait for a place among the requests that are computed, as long as there is time.

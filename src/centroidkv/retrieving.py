@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from centroidkv.choosing import PinChooser, Pinned
 from centroidkv.errors import ConfigError
+from centroidkv.pinning import keep_in_memory
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
@@ -27,6 +28,7 @@ class Retrieving:
         self._records = records
         self._namespace = namespace
         self._chooser = PinChooser(store.config)
+        keep_in_memory(store)
 
     def route(self, question: str, domain: str | None = None) -> Route:
         """Send a question to its cluster, and start loading the cluster's KV.

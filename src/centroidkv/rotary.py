@@ -37,10 +37,15 @@ class Rotary:
         return turned(keys, *self.angles(positions))
 
     def angles(self, positions: NDArray[np.integer[Any]]) -> tuple[FloatArray, FloatArray]:
-        """Return cosines and sines of positions, shape [layers or 1, 1, tokens, key_dim / 2]."""
+        """Return what `turned` multiplies by, shapes [layers or 1, 1, tokens, key_dim].
+
+        The cosines of a pair's angle stand for both of its numbers; so do the sines, that of the
+        first number with the sign turned.
+        """
         # The same products in float32 as in the models, so that the angles are theirs to the bit.
         angles = positions.astype(np.float32)[None, :, None] * self.frequencies[:, None, :]
-        return np.cos(angles)[:, None], np.sin(angles)[:, None]
+        cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+        return np.concatenate([cos, cos], -1), np.concatenate([-sin, sin], -1)
 
 
 def turned(
@@ -48,12 +53,11 @@ def turned(
 ) -> FloatArray:
     """Return keys turned by angles, as `Rotary.angles` returns them, in `out` or a new array."""
     half = keys.shape[-1] // 2
-    first, second = keys[..., :half], keys[..., half:]
-    found = np.empty_like(keys) if out is None else out
-    np.multiply(first, cos, out=found[..., :half])
-    found[..., :half] -= second * sin
-    np.multiply(second, cos, out=found[..., half:])
-    found[..., half:] += first * sin
+    found = np.multiply(keys, cos, out=out)
+    # Whole rows, with the halves changed over: half as many, twice as long loops as half by half.
+    others = np.concatenate([keys[..., half:], keys[..., :half]], axis=-1)
+    others *= sin
+    found += others
     return found
 
 

@@ -43,10 +43,12 @@ from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.kv.write_behind import WriteBehind
 from centroidkv.precision import Precision
 from centroidkv.prefetching import Prefetcher
+from centroidkv.prefill_speed import PrefillSpeed
 from centroidkv.protocols import CentroidIndex
 from centroidkv.queueing import RequestQueue
 from centroidkv.remote_settings import RemoteSettings
 from centroidkv.routing.plan import Plan, PlanFolder
+from centroidkv.streaming import StreamingPolicy
 
 if TYPE_CHECKING:
     from centroidkv.routing.chroma_index import EmbeddedChroma
@@ -83,6 +85,10 @@ class Store:
         self.plans = PlanFolder(path / "plans")
         self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)
         self.blocks.promotion.later = lambda job, size: self.writer.submit(job, num_bytes=size)
+        self.prefill_speed = PrefillSpeed()
+        self.streaming = StreamingPolicy(
+            self.blocks.meter, self.prefill_speed, objective_s=config.ttft_objective_s
+        )
         self.prefetcher = Prefetcher(self.blocks)
         self.requests = RequestQueue(max_running=config.max_running, max_waiting=config.max_waiting)
         self._centroids = _EmbeddedCentroids(path)

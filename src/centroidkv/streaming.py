@@ -20,6 +20,8 @@ IN_FLIGHT: Mapping[Tier, int] = {"memory": 1, "disk": 1, "remote": 4}
 # Seconds that loading may take without a sign of life before anything was computed, ever.
 _COLD_WAIT_S = 0.5
 _LEAST_WAIT_S = 1e-3
+# Of a piece, how long to wait for the first read of a tier, ever.
+_COLD_SHARE = 0.25
 # A finer level is preferred to one that is this much faster at the most.
 _AS_FAST = 1.05
 # Of an objective, how much is planned with: estimates err.
@@ -57,7 +59,8 @@ class Outlook:
     """Where a request stands.
 
     `piece` are the tokens [start, stop) that would be computed next. `waiting` blocks could be
-    loaded and nobody has begun; `reading` ones are under way. The tokens `rest` follow the stored
+    loaded and nobody has begun; `reading` ones are under way, also such as came too late and were
+    computed meanwhile: they still take their part of the link. The tokens `rest` follow the stored
     prefix and are computed in any case. `elapsed_s` counts from the beginning of the request.
     """
 
@@ -70,7 +73,8 @@ class Outlook:
     @property
     def open_tokens(self) -> int:
         """Tokens of the prefix that are neither loaded nor computed."""
-        return sum(s.stop - s.start for s in [*self.waiting, *(r.source for r in self.reading)])
+        reading = [r.source for r in self.reading if r.source.start >= self.piece[0]]
+        return sum(s.stop - s.start for s in [*self.waiting, *reading])
 
 
 class StreamingPolicy:
@@ -99,10 +103,17 @@ class StreamingPolicy:
         oldest_s = max((r.age_s for r in outlook.reading), default=0.0)
         if piece_s is None:
             return _COLD_WAIT_S if oldest_s < _COLD_WAIT_S else 0.0
-        if self._load_s(outlook) >= piece_s:
+        wait_s = piece_s
+        if not self._is_measured(outlook):
+            wait_s = piece_s * _COLD_SHARE - oldest_s  # one read tells more than what is assumed
+        elif self._load_s(outlook) >= piece_s:
             return 0.0
-        wait_s = min(piece_s, self._slack_s(outlook, piece_s))
+        wait_s = min(wait_s, self._slack_s(outlook, piece_s))
         return wait_s if wait_s >= _LEAST_WAIT_S else 0.0
+
+    def _is_measured(self, outlook: Outlook) -> bool:
+        tiers = {s.tier for s in [*outlook.waiting, *(r.source for r in outlook.reading)]}
+        return all(self._meter.link(tier).is_measured for tier in tiers)
 
     def level(self, source: Source, outlook: Outlook) -> str:
         """Choose the level to load a block at: the finest that meets the objective.
@@ -155,15 +166,19 @@ class StreamingPolicy:
         """Return when all that is still to load would be there, seen from now."""
         late_s = 0.0
         chosen: list[tuple[Source, str, float]] = []  # with the part that is still to come
+        oldest_s = max((r.age_s for r in outlook.reading), default=0.0)
         for reading in outlook.reading:
             expected_s = self._read_s(reading.source, reading.level)
             if reading.age_s > _LATE * expected_s + _LATE_S:
                 late_s = max(late_s, reading.age_s)
-            share = max(0.0, 1 - reading.age_s / expected_s) if expected_s > 0 else 1.0
+            share = 1.0
+            if reading.age_s == oldest_s and expected_s > 0:  # the others may stand behind it
+                share = max(0.0, 1 - reading.age_s / expected_s)
             chosen.append((reading.source, reading.level, share))
         for source in outlook.waiting:
-            own = level if level and level in source.sizes else self._fastest(source)
-            chosen.append((source, own, 1.0))
+            if level is None or level not in source.sizes:
+                level = self._fastest(source)  # of the next ones too, mostly
+            chosen.append((source, level, 1.0))
         return max(late_s, self._together_s(chosen))
 
     def _together_s(self, chosen: Sequence[tuple[Source, str, float]]) -> float:
@@ -187,7 +202,15 @@ class StreamingPolicy:
 
     def _block_s(self, source: Source, level: str) -> float:
         """Return what one block of many costs."""
-        return self._together_s([(source, level, 1.0)] * _MANY) / _MANY
+        return (
+            self._meter.link(source.tier).seconds(
+                _MANY * source.sizes[level],
+                num_reads=_MANY,
+                in_flight=IN_FLIGHT[source.tier],
+                decode_s=_MANY * self._decode_s(source, level),
+            )
+            / _MANY
+        )
 
     def _decode_s(self, source: Source, level: str) -> float:
         return self._meter.decode_s(level, source.num_bytes)

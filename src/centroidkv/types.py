@@ -55,6 +55,7 @@ Reason = Literal[
     "question_before_context",  # the prompt puts the question first, so no prefix can repeat
     "block_damaged",  # a stored block could not be used and is computed again
     "store_failed",  # the store could not be read
+    "computed_faster",  # a part of what is stored was computed, as loading would have taken longer
     "reuse_off",  # the caller switched reuse off
     "representative_answer",  # the stored answer of the cluster's representative was served
     "representative_kv",  # decoded from the KV of the representative's prompt
@@ -245,7 +246,9 @@ class Usage:
     right and cost no step of their own. `kv_precision` is `raw`, or the level that reused KV may
     have been kept at. With `reuse="blend"`, the KV of `blended_tokens` came from passages computed
     in other prompts, `recomputed_tokens` of these were computed again, and `blend_problem` says why
-    it was not more.
+    it was not more. `loaded_bytes` came from disk or a remote, at the `loaded_levels`;
+    `unloaded_tokens` are stored too, but were computed, since that was faster or they could not be
+    loaded. Only what was loaded counts as reused.
     """
 
     outcome: Outcome
@@ -261,6 +264,9 @@ class Usage:
     domain: str | None = None
     distance: float | None = None
     tier: Literal["memory", "disk", "remote", "none"] = "none"
+    loaded_bytes: int = 0
+    loaded_levels: tuple[str, ...] = ()
+    unloaded_tokens: int = 0
     approximate: bool = False
     representative: str | None = None
     error_bound: float | None = None

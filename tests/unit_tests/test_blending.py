@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,9 @@ from blend_parts import (
     plain,
     rendered,
 )
-from centroidkv import Engine, Passage, gate_prompts
+from centroidkv import Engine, Message, Passage, gate_prompts
 from centroidkv.blend_gate import BlendGate
-from centroidkv.errors import BlendRefused, ConfigError
+from centroidkv.errors import BlendRefused, ConfigError, ContextTooLong
 from centroidkv.gate_trial import GateFigures, GateTrial
 from centroidkv.models.blend import Blender
 from centroidkv.models.loading import wrap_model
@@ -102,6 +103,33 @@ def test_nothing_blended_is_found_by_an_exact_request(blending) -> None:
     assert exact.usage.reused_tokens <= head
     assert not exact.usage.approximate
     assert exact.token_ids == ask_about(engine, shuffled, reuse="off").token_ids
+    assert engine.check().is_clean
+
+
+def test_a_conversation_keeps_only_what_is_exact(blending) -> None:
+    engine = blending()
+    learn(engine, CARD, WIRE, LOAN)
+    engine.compose(engine.route(ASKED), [Passage.of(t) for t in (LOAN, WIRE, CARD)])
+    turns = [Message("user", rendered([LOAN, WIRE, CARD], ASKED))]
+    first = engine.generate(turns, max_tokens=8, question=ASKED)
+    assert first.usage.blended_tokens > 0
+    engine.flush()
+    turns += [Message("assistant", first.text), Message("user", "and then?")]
+    exact = engine.generate(turns, max_tokens=8, reuse="exact")
+    assert exact.usage.reused_tokens <= len(engine.model.encode(f"{SYSTEM}\n\n"))
+    assert exact.token_ids == engine.generate(turns, max_tokens=8, reuse="off").token_ids
+
+
+def test_requests_at_once_do_not_mix(blending) -> None:
+    engine = blending(blend_share=1.0)  # so that every answer is that of a prefill
+    learn(engine, CARD, WIRE, LOAN)
+    orders = [[LOAN, CARD, WIRE], [WIRE, LOAN, CARD], [LOAN, WIRE, CARD], [WIRE, CARD, LOAN]]
+    with ThreadPoolExecutor(4) as threads:
+        done = list(threads.map(lambda texts: plain(engine, texts), orders * 2))
+    blended = [d.usage.blended_tokens for d in done]
+    assert min(blended) > 0
+    for texts, answer in zip(orders, done, strict=False):
+        assert answer.token_ids == plain(engine, texts, reuse="off").token_ids
     assert engine.check().is_clean
 
 
@@ -215,6 +243,13 @@ def test_a_damaged_passage_costs_time_alone(blending, open_engine, tmp_path) -> 
 def test_a_prompt_without_known_passages_says_so(blending) -> None:
     done = blending().generate("Hello there", max_tokens=4)
     assert done.usage.blend_problem == "no_passages"
+
+
+def test_a_passage_longer_than_the_context_is_refused_as_ever(blending) -> None:
+    engine = blending()
+    for reuse in ("blend", "exact"):
+        with pytest.raises(ContextTooLong):
+            ask_about(engine, [CARD, "far too long " * 400], reuse=reuse)
 
 
 # markers

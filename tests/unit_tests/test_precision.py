@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from centroidkv import Engine
 from centroidkv.codec_report import FOLDER, read_report, read_reports, save_report
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
-from centroidkv.kv.codec import CODED_FORMAT, LEVELS
+from centroidkv.kv.codec import CODING, LEVELS
 from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.precision import named_precision
 from small_parts import HashEmbedder
@@ -77,6 +78,19 @@ def test_memory_holds_what_the_disk_would_give(approved: Opening) -> None:
         assert engine.check().is_clean
 
 
+def test_the_disk_keeps_the_finest_level_and_a_remote_all(
+    approved: Opening, tmp_path: Path
+) -> None:
+    both, remote = f"{LOSSY}+{COARSE}", tmp_path / "remote"
+    with approved(kv_precision=both, remote=f"file://{remote}") as engine:
+        ask(engine)
+        ask(engine, "And then?")
+        assert engine._learner.kv_precision == both
+        assert {row.level for row in engine.store.blocks.disk.manifest.rows()} == {LOSSY}
+    found = {file.suffix for file in remote.rglob("*.*") if file.is_file()}
+    assert found == {f".{LOSSY}", f".{COARSE}"}
+
+
 def test_a_level_without_approval_is_raw_with_one_warning_and_a_counter(
     open_engine: Opening, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,8 +112,7 @@ def test_a_level_without_approval_is_raw_with_one_warning_and_a_counter(
         coarse = [replace(f, is_approved=f.level == LOSSY) for f in report.levels]
         save_report(engine.store.path, replace(report, levels=tuple(coarse)))
     assert settled(LOSSY, LOSSY) == []
-    if COARSE != LOSSY:
-        assert len(settled(f"{LOSSY}+{COARSE}", LOSSY)) == 1
+    assert len(settled(f"{LOSSY}+{COARSE}", LOSSY)) == 1
 
 
 def test_the_report_says_what_the_levels_cost(
@@ -119,14 +132,14 @@ def test_the_report_says_what_the_levels_cost(
         assert 0 < figures.mean_kl <= figures.p95_kl * 16
         assert not figures.is_approved
     assert (report,) == kept
-    assert read_report(path, model.fingerprint, coding=CODED_FORMAT) == report
+    assert read_report(path, model.fingerprint, coding=CODING) == report
     assert read_report(path, model.fingerprint, coding="another") is None
     (file,) = (path / FOLDER).glob("*.json")
     altered = json.loads(file.read_text())
     altered["report"]["levels"][1]["is_approved"] = True
     file.write_text(json.dumps(altered))
     with caplog.at_level(logging.WARNING):
-        assert read_report(path, model.fingerprint, coding=CODED_FORMAT) is None
+        assert read_report(path, model.fingerprint, coding=CODING) is None
         assert read_reports(path) == []
     assert "measure again" in caplog.text
 

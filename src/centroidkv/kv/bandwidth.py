@@ -63,17 +63,21 @@ class Meter:
         self._clock = clock
         self._lock = threading.Lock()
         self._tiers: dict[Tier, _Reads] = {}
+        self._links: dict[Tier, Link] = {}  # as the last reads tell
         self._decoding: dict[str, tuple[float, float]] = {}
 
     def timed(self, tier: Tier, num_bytes: int, seconds: float) -> None:
         """Note a read that has just ended. A read of nothing tells the latency."""
         with self._lock:
             self._tiers.setdefault(tier, _Reads(tier)).add(num_bytes, seconds, self._clock())
+            self._links.pop(tier, None)
 
     def link(self, tier: Tier) -> Link:
         """Return what reads of a tier cost now; before the first one, what is assumed."""
         with self._lock:
-            return (self._tiers.get(tier) or _Reads(tier)).link()
+            if tier not in self._links:
+                self._links[tier] = (self._tiers.get(tier) or _Reads(tier)).link()
+            return self._links[tier]
 
     def decoded(self, level: str, num_bytes: int, seconds: float) -> None:
         """Note how long a block of so many bytes took to decode from a level."""

@@ -33,16 +33,18 @@ class Breaker:
 
     @property
     def state(self) -> Literal["closed", "open", "half-open"]:
-        if self._opened is None:
+        opened = self._opened  # read once: other threads close the breaker
+        if opened is None:
             return "closed"
-        return "open" if self._clock() < self._opened + self._pause_s else "half-open"
+        return "open" if self._clock() < opened + self._pause_s else "half-open"
 
     def allows(self) -> bool:
         """Tell whether a call may go out; half open, the first who asks is the trial."""
         with self._lock:
             state = self.state
-            if state == "half-open" and not self._is_tried:
-                self._is_tried = True
+            if state == "half-open":
+                # Open again until the trial is decided; if it never is, another one follows.
+                self._opened, self._is_tried = self._clock(), True
                 return True
             return state == "closed"
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from centroidkv.errors import CacheCorrupt, CacheMismatch
 from centroidkv.files import write_atomic
 from centroidkv.kv.blocks import pack, unpack
-from centroidkv.kv.levels import LEVELS, RAW, BlockCoder, CodedBlock, decoded
+from centroidkv.kv.levels import CODING, LEVELS, RAW, BlockCoder, CodedBlock, decoded
 from centroidkv.types import KVBlock
 
 FORMAT = "centroidkv-block-1"
@@ -38,6 +38,7 @@ _STORAGE: dict[str, Any] = {
 _ODD = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 __all__ = [
+    "CODING",
     "LEVELS",
     "RAW",
     "BlockCoder",
@@ -46,6 +47,7 @@ __all__ = [
     "load_block",
     "parse_block",
     "save_block",
+    "save_coded",
 ]
 
 
@@ -89,7 +91,14 @@ def save_block(
     coder: BlockCoder = RAW,
 ) -> int:
     """Write a block atomically; `ids` are (id, parent, namespace). Return the file's bytes."""
-    header, tensors = _spelled(coder.encode(block), ids, token_ids)
+    return save_coded(path, coder.encode(block), ids=ids, token_ids=token_ids)
+
+
+def save_coded(
+    path: Path, coded: CodedBlock, *, ids: tuple[str, str, str], token_ids: Sequence[int]
+) -> int:
+    """Do as `save_block` with a block that is coded already."""
+    header, tensors = _spelled(coded, ids, token_ids)
     write_atomic(path, header, *(array.data for _, array in tensors))
     return len(header) + sum(array.nbytes for _, array in tensors)
 
@@ -149,6 +158,8 @@ def _parse(where: str, raw: bytes) -> StoredBlock:
         raise CacheCorrupt(Path(where), "the checksum does not match")
     token_ids = unpack(bytes.fromhex(metadata["tokens"]))
     coded = _coded(level, metadata, dict(tensors))
+    if not coded.key_shape[2] == coded.value_shape[2] == len(token_ids):
+        raise CacheCorrupt(Path(where), "the KV is not that of its tokens")
     ids = metadata["id"], metadata["parent"], metadata["namespace"]
     return StoredBlock(*ids, token_ids, coded, where)
 

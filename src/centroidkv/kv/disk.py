@@ -6,13 +6,15 @@ store, so a block survives any number of hits.
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
 from centroidkv.files import set_aside, write_atomic
+from centroidkv.kv.bandwidth import Meter
 from centroidkv.kv.blocks import block_id, is_root
-from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_block
+from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_coded
 from centroidkv.kv.eviction import Leases, leaves_to_evict
 from centroidkv.kv.manifest import BlockRow, Manifest
 from centroidkv.types import KVBlock, common_prefix
@@ -35,6 +37,7 @@ class DiskBlocks:
         self.coders: dict[str, BlockCoder] = {}  # by namespace: how new blocks are written
         self.leaving: Callable[[Sequence[str]], None] | None = None  # told before blocks go
         self.leases = Leases()
+        self.meter = Meter()
         self._blocks = folder / "blocks"
         self._quarantine = folder / "quarantine"
         self.manifest = self._open_manifest()
@@ -105,7 +108,13 @@ class DiskBlocks:
         """Return the block of a row, as `get` does."""
         path, block = self.path(row.id), row.id
         try:
-            return self.verified(row, path).block
+            began = time.perf_counter()
+            stored = self.verified(row, path)
+            read = time.perf_counter()
+            found = stored.block
+            self.meter.timed("disk", row.num_bytes, read - began)
+            self.meter.decoded(stored.level, found.num_bytes, time.perf_counter() - read)
+            return found
         except (CacheError, OSError) as error:
             self._report(path, error, self.manifest)
             if not self.read_only:
@@ -157,12 +166,12 @@ class DiskBlocks:
         own, old = self.placed(parent, token_ids)
         if own is None:
             return old
-        coder, namespace = self._coder(parent), self._namespace_of(parent)
-        ids = (own, parent, namespace)
+        namespace = self._namespace_of(parent)
+        ids, coded = (own, parent, namespace), self.coders.get(namespace, RAW).encode(block)
         with self.leases.hold([parent]):
-            self.make_room(block.num_bytes + 4096)
-            size = save_block(self.path(own), block, ids=ids, token_ids=token_ids, coder=coder)
-            self.manifest.add(BlockRow(*ids, tuple(token_ids), size, coder.level))
+            self.make_room(coded.num_bytes + 4096)
+            size = save_coded(self.path(own), coded, ids=ids, token_ids=token_ids)
+            self.manifest.add(BlockRow(*ids, tuple(token_ids), size, coded.level))
         self._supersede(old, own)
         return own
 
@@ -173,7 +182,7 @@ class DiskBlocks:
             CacheFull: The block alone is larger than the budget.
             OSError: The disk is full or read-only.
         """
-        if self.read_only or stored.level != self._coder(stored.parent).level:
+        if not self.takes(stored) or stored.namespace != self._namespace_of(stored.parent):
             return False
         if not is_root(stored.parent) and not self.has(stored.parent):
             return False
@@ -187,6 +196,11 @@ class DiskBlocks:
             self.manifest.sent([own])
         self._supersede(old, own)
         return True
+
+    def takes(self, stored: StoredBlock) -> bool:
+        """Tell whether a block is of the level that is kept here; what no level holds is raw."""
+        level = self.coders.get(stored.namespace, RAW).level
+        return not self.read_only and stored.level in (level, RAW.level)
 
     def _supersede(self, old: str | None, new: str) -> None:
         if old is not None:
@@ -203,9 +217,6 @@ class DiskBlocks:
             if shared == len(tokens):
                 superseded = child
         return block_id(parent, token_ids), superseded
-
-    def _coder(self, parent: str) -> BlockCoder:
-        return self.coders.get(self._namespace_of(parent), RAW)
 
     def is_lossy(self, block: str) -> bool:
         """Tell whether a block is here, at a coded level."""

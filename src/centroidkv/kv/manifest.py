@@ -169,12 +169,10 @@ class Manifest:
     def evict(self, block_ids: Sequence[str]) -> None:
         """Remove blocks for want of room: the store's age becomes what the best was worth."""
         with self._writing() as db:
-            age = "SELECT 'age', MAX(worth) FROM blocks WHERE id = ?"
+            age = "SELECT 'age', worth FROM blocks WHERE id = ?"
             older = "ON CONFLICT (name) DO UPDATE SET value = MAX(value, excluded.value)"
             for block in block_ids:
-                db.execute(
-                    f"INSERT INTO clocks {age} HAVING MAX(worth) IS NOT NULL {older}", (block,)
-                )
+                db.execute(f"INSERT INTO clocks {age} {older}", (block,))
                 db.execute("DELETE FROM blocks WHERE id = ?", (block,))
 
     def touch(self, block_ids: Sequence[str]) -> None:

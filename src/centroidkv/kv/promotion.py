@@ -32,7 +32,7 @@ class Promotion:
 
     def offer(self, received: Received) -> None:
         """Have a block written when its turn comes."""
-        if not self._disk.read_only:
+        if self._disk.takes(received.stored):
             self.later(lambda: self._take(received), len(received.raw))
 
     def _take(self, received: Received) -> None:

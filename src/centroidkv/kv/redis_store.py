@@ -28,10 +28,11 @@ def open_redis_store(settings: RemoteSettings) -> "RedisStore":
         import redis
     except ImportError as error:
         raise MissingExtra("redis", command="pip install 'centroidkv[redis]'") from error
-    parts = urlsplit(settings.url.replace("valkey", "redis", 1))
+    parts = urlsplit(settings.url)
     query = dict(parse_qsl(parts.query))
     prefix = query.pop("prefix", "centroidkv")
-    url = urlunsplit(parts._replace(query=urlencode(query)))
+    scheme = parts.scheme.replace("valkey", "redis")  # a server may be called that, too
+    url = urlunsplit(parts._replace(scheme=scheme, query=urlencode(query)))
     limits = {"socket_timeout": settings.timeout_s, "socket_connect_timeout": settings.timeout_s}
     try:
         client = redis.Redis.from_url(url, **{**limits, "retry": None, **settings.options})

@@ -9,18 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from centroidkv.errors import CacheCorrupt, CacheError, CacheMismatch
 from centroidkv.kv.blocks import block_id
 from centroidkv.kv.byte_store import ByteStore
-from centroidkv.kv.codec import StoredBlock, parse_block
-from centroidkv.kv.remote_budget import RemoteBudget
-from centroidkv.kv.remote_calls import RemoteCalls
+from centroidkv.kv.codec import RAW, StoredBlock, parse_block
+from centroidkv.kv.remote_budget import RemoteBudget, block_of
+from centroidkv.kv.remote_calls import Answer, RemoteCalls
 from centroidkv.kv.remote_known import KnownBlocks
 from centroidkv.kv.sealing import Sealer, is_sealed
 from centroidkv.remote_settings import RemoteSettings
 
+T = TypeVar("T")
 CALLS_AT_ONCE = 8
+# Of what one call may take, so much may listing a remote, or deleting a part of it: nobody waits.
+HOUSEKEEPING_CALLS = 12
 
 __all__ = ["Received", "RemoteBlocks", "entry_name"]
 
@@ -61,6 +65,7 @@ class RemoteBlocks:
         self.settings = settings
         self.calls = calls
         self.budget = budget
+        self.asked: Callable[[float], None] | None = None  # told what a round trip took
         self._store = store
         self._known = KnownBlocks(clock)
         key = settings.key_bytes()
@@ -127,9 +132,12 @@ class RemoteBlocks:
         names = [entry_name(block, level) for block in block_ids for level in levels]
         step = self._store.names_at_once
         parts = [names[i : i + step] for i in range(0, len(names), step)]
+        began = time.perf_counter()
         answers = self.calls.run(
             [partial(self._store.sizes, part) for part in parts], timeout_s=timeout_s
         )
+        if self.asked is not None and None not in answers:
+            self.asked(time.perf_counter() - began)
         sizes: list[int | None] = []
         for answer in answers:
             if answer is None:
@@ -180,7 +188,8 @@ class RemoteBlocks:
         elif is_sealed(raw):
             raise CacheMismatch(name, expected="an entry in the clear", found="a sealed one")
         stored = parse_block(raw, name)
-        if stored.id != block or stored.level != level:
+        # What a level cannot hold is kept raw under its name.
+        if stored.id != block or stored.level not in (level, RAW.level):
             raise CacheMismatch(name, expected=name, found=entry_name(stored.id, stored.level))
         if block_id(stored.parent, stored.token_ids) != block:
             raise CacheCorrupt(Path(name), "the id does not follow from its tokens")
@@ -215,11 +224,25 @@ class RemoteBlocks:
             return True
         if num_bytes > self.budget.budget_bytes:
             return False
-        listed = self.calls.run_one(lambda: list(self._store.listing()))
+        listed = self._kept_house([lambda: list(self._store.listing())])[0]
         if listed is None:
             return False
         names = self.budget.listed(listed.value, num_bytes, parent)
-        return not names or self.calls.run_one(lambda: self._store.delete(names)) is not None
+        return self._deleted(names) and self.budget.fits(num_bytes)
+
+    def _deleted(self, names: Sequence[str]) -> bool:
+        """Delete entries; tell whether all are gone."""
+        for name in names:
+            self._known.absent(block_of(name))
+        parts = [names[i::CALLS_AT_ONCE] for i in range(min(CALLS_AT_ONCE, len(names)))]
+        done = self._kept_house([partial(self._store.delete, part) for part in parts])
+        if None in done and self.budget is not None:
+            self.budget.used_bytes = None  # what is left is for the next listing to tell
+            return False
+        return True
+
+    def _kept_house(self, calls: Sequence[Callable[[], T]]) -> list[Answer[T] | None]:
+        return self.calls.run(calls, timeout_s=HOUSEKEEPING_CALLS * self.settings.timeout_s)
 
 
 def _spread(start: int, stop: int, most: int) -> list[int]:

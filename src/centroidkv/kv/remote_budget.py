@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 
 from centroidkv.kv.byte_store import Entry
 
-FREE_SHARE = 0.05  # of the budget is made free at a time, so that not every write lists
+# Of the budget so much is made free at a time, and written between two listings, since others
+# write too.
+FREE_SHARE = 0.05
 
-__all__ = ["RemoteBudget", "leaving"]
+__all__ = ["RemoteBudget", "block_of", "leaving"]
 
 # A block's parent and worth, where this machine has it.
 Standing = Callable[[str], "tuple[str, float] | None"]
@@ -27,25 +29,35 @@ class RemoteBudget:
     budget_bytes: int
     standing: Standing
     used_bytes: int | None = field(default=None, init=False)
+    _written_bytes: int = field(default=0, init=False)  # since the last listing
 
     def has_room(self, num_bytes: int) -> bool:
+        """Tell whether so many bytes fit, as far as that is known without a listing."""
+        is_known = self._written_bytes + num_bytes <= FREE_SHARE * self.budget_bytes
+        return is_known and self.fits(num_bytes)
+
+    def fits(self, num_bytes: int) -> bool:
         return self.used_bytes is not None and self.used_bytes + num_bytes <= self.budget_bytes
 
     def listed(self, entries: Sequence[Entry], num_bytes: int, keep: str) -> list[str]:
         """Take a listing as the truth; return what to delete so that `num_bytes` fit.
 
-        Block `keep` is what the new one continues.
+        Nothing, if that would not be enough. Block `keep` is what the new one continues.
         """
-        self.used_bytes = sum(e.num_bytes for e in entries)
-        if self.has_room(num_bytes):
+        self.used_bytes, self._written_bytes = sum(e.num_bytes for e in entries), 0
+        if self.fits(num_bytes):
             return []
         target = (1 - FREE_SHARE) * self.budget_bytes - num_bytes
         names = leaving(entries, self.used_bytes - max(0, int(target)), self.standing, keep)
         gone = set(names)
-        self.used_bytes -= sum(e.num_bytes for e in entries if e.name in gone)
+        left_bytes = self.used_bytes - sum(e.num_bytes for e in entries if e.name in gone)
+        if left_bytes + num_bytes > self.budget_bytes:
+            return []
+        self.used_bytes = left_bytes
         return names
 
     def wrote(self, num_bytes: int) -> None:
+        self._written_bytes += num_bytes
         if self.used_bytes is not None:
             self.used_bytes += num_bytes
 
@@ -65,7 +77,7 @@ def leaving(
     """Choose names worth at least `excess_bytes`: whole blocks, none before what continues it."""
     blocks: dict[str, _Block] = {}
     for entry in entries:
-        block = blocks.setdefault(_block_of(entry.name), _Block())
+        block = blocks.setdefault(block_of(entry.name), _Block())
         block.num_bytes += entry.num_bytes
         block.written_s = max(block.written_s, entry.written_s)
         block.names.append(entry.name)
@@ -91,5 +103,6 @@ def leaving(
     return chosen
 
 
-def _block_of(name: str) -> str:
+def block_of(name: str) -> str:
+    """Return the block that an entry's name is of."""
     return name.rsplit("/", 1)[-1].split(".", 1)[0]

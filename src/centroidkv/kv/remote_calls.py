@@ -65,18 +65,17 @@ class RemoteCalls:
         if not calls or not self.breaker.allows():
             return [None] * len(calls)
         deadline = time.monotonic() + (timeout_s or self._timeout_s)
-        tries = [_Try(call) for call in calls]
+        tries = waiting = [_Try(call) for call in calls]
         for attempt in range(self._retries + 1):
-            waiting = [t for t in tries if t.answer is None]
             for one in waiting:
                 one.begin()
             for one in waiting:
                 one.wait(deadline - time.monotonic())
-            failed = [t for t in waiting if t.answer is None]
+            waiting = [t for t in waiting if t.may_be_repeated]
             left_s = deadline - time.monotonic()
-            if not any(t.may_be_repeated for t in failed) or attempt == self._retries:
+            if not waiting or left_s <= 0 or attempt == self._retries:
                 break
-            time.sleep(max(0.0, min(left_s, FIRST_PAUSE_S * 2**attempt * (0.5 + random.random()))))  # noqa: S311
+            time.sleep(min(left_s, FIRST_PAUSE_S * 2**attempt * (0.5 + random.random())))  # noqa: S311
         self._judge(tries)
         return [t.answer for t in tries]
 
@@ -114,7 +113,11 @@ class _Try(Generic[T]):
     def begin(self) -> None:
         self._done.clear()
         self.error = None
-        threading.Thread(target=self._run, name="centroidkv-remote", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="centroidkv-remote", daemon=True).start()
+        except RuntimeError as error:  # there are too many, or the interpreter ends
+            self.error = error
+            self._done.set()
 
     def _run(self) -> None:
         try:

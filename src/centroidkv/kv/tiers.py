@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from centroidkv.errors import CacheError
-from centroidkv.kv.bandwidth import Meter, Tier
+from centroidkv.kv.bandwidth import Tier
 from centroidkv.kv.blocks import (
     BLOCK_TOKENS,
     Match,
@@ -56,7 +56,9 @@ class TieredBlocks:
         self.remote = remote
         self.uploads = Uploads(disk, remote) if remote is not None else None
         self.promotion = Promotion(disk)
-        self.meter = Meter()
+        self.meter = disk.meter
+        if remote is not None:
+            remote.asked = lambda seconds: self.meter.timed("remote", 0, seconds)
 
     def has(self, block: str) -> bool:
         if self.memory.has(block) or self.disk.has(block):
@@ -108,7 +110,6 @@ class TieredBlocks:
         if row is None or found is None:
             # What is damaged here may be sound there.
             return self._from_remote(block, level or (row.level if row is not None else None))
-        self.meter.timed("disk", row.num_bytes, time.perf_counter() - started)
         self.memory.put(row.parent, row.token_ids, found)
         return found
 
@@ -121,7 +122,9 @@ class TieredBlocks:
         stored, raw = received.stored, received.raw
         self.meter.timed("remote", len(raw), time.perf_counter() - started)
         try:
+            began = time.perf_counter()
             found = stored.block
+            self.meter.decoded(stored.level, found.num_bytes, time.perf_counter() - began)
         except CacheError as error:
             self.remote.refuse(block, stored.level, error)
             return None

@@ -37,10 +37,17 @@ class Uploads:
         return tuple(coder.level for coder in coders)
 
     def send(self, block: str, kv: KVBlock | None = None) -> None:
-        """Send a block that has just come to disk, if blocks are written through."""
-        row = self._disk.manifest.get(block)
-        if row is not None and self._is_sent_on and self._remote.settings.write == "through":
-            self._send([row], {row.id: kv} if kv is not None else {})
+        """Send a block that has just come to disk, if it is owed and blocks are written through.
+
+        `kv` is what it holds, unless that is the beginning of it alone.
+        """
+        manifest = self._disk.manifest
+        if self._remote.settings.write != "through" or not self._is_sent_on:
+            return
+        row = manifest.get(block) if manifest.is_owed(block) else None
+        if row is not None:
+            is_whole = kv is not None and kv.num_tokens == len(row.token_ids)
+            self._send([row], {row.id: kv} if kv is not None and is_whole else {})
 
     def send_owed(self) -> None:
         """Send whatever the remote has not had, until it fails."""

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from centroidkv.models.arena import input_device
-from centroidkv.models.blend_choice import Recipe, chosen, deviation
+from centroidkv.models.blend_choice import Recipe, attention_received, chosen, deviation
 from centroidkv.models.blend_drift import Drift
 from centroidkv.models.blend_rows import Rows, fresh_of
 from centroidkv.models.free_keys import Placement
@@ -94,18 +94,20 @@ class Blender:
         if recipe.share == 0:
             checks = {}
             walk.keep(~walk.is_placed)
-        uncorrected = None
+        first = min(checks, default=0)  # before it, all tokens are computed
+        uncorrected, again, new = None, 0, len(token_ids) - placed
         for number, layer in enumerate(self._body.layers):
-            if number >= min(checks, default=0):  # before, all tokens are computed
+            if number >= first:
                 placement.place(number)
             if number in checks:
                 left = walk.choose(layer, number, recipe, checks[number])
                 walk.correct(placement, recipe.drift)
                 uncorrected = left if uncorrected is None else uncorrected
             walk.run(layer)
+            if number >= first:
+                again += len(walk.positions) - new
         logits: torch.Tensor = self._head(self._body.norm(walk.hidden[:, -rows:]))[0]
-        again = int(walk.is_placed.sum())
-        new = len(token_ids) - placed
+        again = round(again / (len(self._body.layers) - first))
         return Blended(logits, BlendReport(placed, again, new, uncorrected))
 
     def _begin(
@@ -124,7 +126,15 @@ class Blender:
             is_placed[passage.start - begin : passage.stop - begin] = True
         is_placed[-rows:] = False  # their logits are wanted
         turns = self._body.rotary_emb(hidden, position_ids=positions[None])
-        return _Walk(kv, positions, is_placed, hidden, turns, num_placed=int(is_placed.sum()))
+        return _Walk(
+            kv,
+            positions,
+            is_placed,
+            hidden,
+            turns,
+            num_placed=int(is_placed.sum()),
+            num_answered=rows - 1,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +147,7 @@ class _Walk:
     hidden: torch.Tensor  # [1, rows, hidden_size]
     turns: tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [1, rows, key_dim]
     num_placed: int
+    num_answered: int  # rows at the end that are not the prompt's
     rows: Rows = field(init=False)
 
     def __post_init__(self) -> None:
@@ -175,12 +186,17 @@ class _Walk:
         self, layer: torch.nn.Module, number: int, recipe: Recipe, share: float | None
     ) -> float:
         """Keep the rows that deviate most; return the part of the deviation that stays."""
-        fresh = fresh_of(layer, self.hidden, **self._options())
+        mask = torch.zeros(1, 1, 1, 1, dtype=self.hidden.dtype, device=self.hidden.device)
+        fresh = fresh_of(layer, self.hidden, attention_mask=mask, **self._options())
         own, places = self.rows.own, self.rows.places
         here = self.is_placed.nonzero()[:, 0]
         by_keys = recipe.by == "keys"
         new, held = (fresh.keys, own.keys) if by_keys else (fresh.values, own.values)
         found = deviation(new[:, :, here], held[number][:, :, places[here]])
+        if recipe.asked and len(here):
+            asking = slice(int(here[-1]) + 1, len(places) - self.num_answered)
+            received = attention_received(fresh, here, asking)
+            found = found.weighed(received, recipe.asked)
         best = chosen(found, share, recipe.bound, self.num_placed)
         # The others keep what was computed for them here: it costs nothing more.
         self.rows.update(fresh.keys, fresh.values, number)
@@ -200,10 +216,5 @@ def _require_fitting(passages: Sequence[PlacedPassage], begin: int, end: int) ->
             raise ValueError(
                 f"a passage at [{passage.start}, {passage.stop}) does not fit between "
                 f"{at} and {end}"
-            )
-        if passage.block.num_tokens != passage.stop - passage.start:
-            raise ValueError(
-                f"a passage at [{passage.start}, {passage.stop}) has KV of "
-                f"{passage.block.num_tokens} tokens"
             )
         at = passage.stop

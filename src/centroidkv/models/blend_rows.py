@@ -6,14 +6,16 @@ would take scattered rows for the last ones and let them see what comes after th
 made from positions. Nothing is known here of why rows are run.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from centroidkv.models.arena import Arena
 from centroidkv.models.blend_drift import Drift
 from centroidkv.models.lending import SequenceKV
-from centroidkv.models.packed import UNKNOWN, NotPackable, attend_part, merge_part
+from centroidkv.models.packed import KEYWORD, UNKNOWN, NotPackable, attend_part, merge_part
+
+KV: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 # Rows that attend together: fewer leave out more of what none of them may see.
 _GROUP = 64
@@ -24,33 +26,50 @@ __all__ = ["Fresh", "Rows", "fresh_of"]
 
 
 class Fresh(Exception):
-    """The keys and values that a layer made of its rows, [1, kv_heads, rows, dim], no more run."""
+    """What a layer made of its rows before they attend; no more of it is run.
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__("a layer's keys and values")
-        self.keys, self.values = keys, values
+    Attributes:
+        query: [1, heads, rows, dim].
+        keys: [1, kv_heads, rows, dim].
+        values: [1, kv_heads, rows, value_dim].
+        scale: Of the scores.
+    """
+
+    def __init__(self, query: torch.Tensor, kv: KV, scale: float | None) -> None:
+        super().__init__("a layer's queries, keys and values")
+        self.query, (self.keys, self.values) = query, kv
+        self.scale = query.shape[-1] ** -0.5 if scale is None else scale
 
 
 class _Peek:
-    """A cache that takes the first keys and values it is given, and leaves."""
+    """A cache that takes the first queries, keys and values it is given, and leaves."""
 
     is_compileable = False
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> None:
-        raise Fresh(keys, values)
+    def __init__(self) -> None:
+        self._kv: KV | None = None
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> KV:
+        self._kv = keys, values
+        return self._kv
 
     def get_seq_length(self, *_: Any) -> int:
         return 0
 
+    def attend(self, _: torch.nn.Module, query: torch.Tensor, **options: Any) -> None:
+        if self._kv is not None:
+            raise Fresh(query, self._kv, options.get("scaling"))
+
 
 def fresh_of(layer: torch.nn.Module, hidden: torch.Tensor, **options: Any) -> Fresh:
-    """Compute the keys and values of a layer alone, by whatever norms and projections it has.
+    """Compute queries, keys and values of a layer, by whatever norms and projections it has.
 
     Raises:
         NotPackable: The layer keeps no KV.
     """
+    peek = _Peek()
     try:
-        layer(hidden, past_key_values=_Peek(), use_cache=True, **options)
+        layer(hidden, past_key_values=peek, use_cache=True, **options, **{KEYWORD: peek})
     except Fresh as fresh:
         return fresh
     raise NotPackable("a layer without KV of its own")
@@ -92,7 +111,7 @@ class Rows:
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> KV:
         """Write the rows' new keys and values, [1, kv_heads, rows, dim], over the arena's."""
         if self._drift is not None:
             self._drift.correct(layer, keys, values)

@@ -85,7 +85,8 @@ class Placement:
     ) -> None:
         self.arena = arena
         self.spans = [(p.start - origin, p.stop - origin) for p in passages]
-        self._blocks = [p.block for p in passages]
+        self._passages = passages
+        self._blocks: list[KVBlock] = []
         self._frequencies = torch.from_numpy(rotary.frequencies).to(arena.shape.device)
         device = arena.shape.device
         self._positions = [
@@ -102,7 +103,12 @@ class Placement:
         return self._turns[number]
 
     def place(self, layer: int) -> None:
-        """Write the keys and values of one layer."""
+        """Write the keys and values of one layer; the first call waits for the blocks.
+
+        Raises:
+            ValueError: A block has another number of tokens than its place.
+        """
+        self._blocks = self._blocks or [p.loaded() for p in self._passages]
         for block, span, turn in zip(self._blocks, self.spans, self.turns(layer), strict=True):
             keys = self.arena.keys[layer, 0, :, slice(*span)]
             values = self.arena.values[layer, 0, :, slice(*span)]

@@ -272,8 +272,8 @@ class _ArenaSequence:
         Args:
             token_ids: The prompt's tokens behind what is there; those of no passage are computed.
             passages: Ascending, at absolute positions among `token_ids`.
-            share: Of the passages' tokens, how many are computed again; None for as few as a
-                bound on the deviation allows.
+            share: Of the passages' tokens, how many are computed again on the average of layers;
+                None for as few as a bound on the deviation allows.
             drafts: See `prefill`.
 
         Raises:
@@ -284,7 +284,8 @@ class _ArenaSequence:
         # Before anybody could borrow what is not the KV of the tokens alone.
         self._arenas.lend_only(self._open, self._exact_tokens)
         self._arenas.working(self._open)
-        done = self._owner.blender.run(self._open, token_ids, passages, Recipe(share))
+        recipe = Recipe.graded(share, self._owner.shape.num_layers)
+        done = self._owner.blender.run(self._open, token_ids, passages, recipe)
         self._steps = self._new_steps(drafts)
         self._steps.follow(done.logits)
         self._arenas.ready(self._open, is_working=False)

@@ -32,3 +32,14 @@ def test_a_breaker_opens_after_failures_in_a_row_and_closes_after_one_success() 
     assert breaker.allows()
     breaker.succeeded()
     assert breaker.state == "closed" and breaker.allows() and breaker.allows()
+
+
+def test_a_trial_of_which_nothing_is_heard_is_followed_by_another() -> None:
+    clock = Clock()
+    breaker = Breaker(most_failures=1, pause_s=10, clock=clock)
+    breaker.failed()
+    clock.now += 10
+    assert breaker.allows(), "the trial, which is interrupted"
+    assert not breaker.allows()
+    clock.now += 10
+    assert breaker.allows()

@@ -23,6 +23,12 @@ from centroidkv.kv.codec import (
     save_block,
 )
 from centroidkv.kv.levels import CodedBlock
+from centroidkv.kv.levels.q3 import Q3
+from centroidkv.kv.levels.q4 import Q4
+from centroidkv.kv.levels.q5k4v import Q5K4V
+from centroidkv.kv.levels.q8 import Q8
+from centroidkv.kv.levels.stepped import SteppedLevel
+from centroidkv.kv.levels.steps import key_steps, value_steps
 from centroidkv.rotary import Rotary, from_float32, to_float32
 from centroidkv.types import FloatArray, KVBlock
 from small_parts import make_block
@@ -89,6 +95,29 @@ def test_every_number_comes_back_within_the_bound_of_its_level(
     # The smallest pair of channels has the coarsest step: up to 2 ** 5 of the typical one.
     spread = max(float(s.max() / np.median(s)) for s in sizes)
     assert worst(block, found) <= BOUNDS[level] * largest * spread + ROUNDING[dtype] * largest
+
+
+@given(
+    scale=st.floats(1e-3, 1e2),
+    spread=st.floats(0.0, 3.0),
+    level=st.sampled_from([Q8, Q5K4V, Q4, Q3]),
+)
+@settings(max_examples=40, deadline=None)
+def test_no_number_is_off_by_more_than_its_step(
+    scale: float, spread: float, level: SteppedLevel
+) -> None:
+    """Channels of very different sizes; one step, since what lies in a cell has the cell's mean."""
+    block = normal_block((2, 2, 64, 8))
+    sizes = (scale * np.exp(spread * np.random.default_rng(1).standard_normal(8))).astype(
+        np.float32
+    )
+    block = KVBlock(block.keys * sizes, block.values * sizes, "float32")
+    found = parse_block(written(block, level.name), "a block").block
+    for one, other, steps in (
+        (block.keys, found.keys, key_steps(block.keys, level.key_step, paired=False)),
+        (block.values, found.values, value_steps(block.values, level.value_step)),
+    ):
+        assert (np.abs(one - other) <= 1.002 * steps.sizes + 1e-5 * np.abs(one)).all()
 
 
 def test_a_coarser_level_is_smaller_and_further_off() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from centroidkv.errors import ConfigError
 from centroidkv.kv.blocks import chain, namespace_id
+from centroidkv.kv.codec import RAW, BlockCoder
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
 from centroidkv.kv.remote import RemoteBlocks, entry_name
@@ -92,7 +93,7 @@ def test_another_machine_finds_blocks_in_the_remote_then_on_disk_then_in_memory(
     one, two = machine("one", **settings), machine("two", **settings)
     one.persist(pieces())
     ids = [k.id for k in chain(ROOT, TOKENS)]
-    assert two.where(ids[0]) is None
+    assert two.where(ids[0]) is None and not one.disk.manifest.owed(100)
     match = two.match(ROOT, TOKENS)
     assert match.num_tokens == FULL * 64, "the tail is not looked for"
     place = two.where(ids[0])
@@ -109,6 +110,33 @@ def test_another_machine_finds_blocks_in_the_remote_then_on_disk_then_in_memory(
     assert again.where(ids[3]).tier == "memory"
     assert two.disk.path(ids[3]).read_bytes() == one.disk.path(ids[3]).read_bytes()
     assert not two.disk.manifest.owed(100), "what came from there is not sent there"
+
+
+def test_blocks_that_come_last_first_reach_the_disk_all_the_same(machine: Machine) -> None:
+    one, two = machine("one"), machine("two")
+    one.persist(pieces())
+    steps = two.match(ROOT, TOKENS).steps
+    assert all(two.fetch(step.id) is not None for step in steps[::-1])
+    assert all(two.disk.has(step.id) for step in steps)
+
+
+def test_a_remote_keeps_several_levels_and_gives_the_one_asked_for(machine: Machine) -> None:
+    one, two = machine("one"), machine("two")
+    coders = (RAW, BlockCoder("q8"))
+    for blocks in (one, two):
+        assert blocks.uploads is not None
+        blocks.uploads.coders[ROOT] = coders
+    made = pieces()[:FULL]
+    one.persist(made)
+    steps = two.match(ROOT, TOKENS).steps
+    sizes = two.where(steps[0].id).sizes
+    assert list(sizes) == ["raw", "q8"] and sizes["q8"] < sizes["raw"]
+    coarse = two.fetch(steps[0].id, "q8")
+    assert coarse is not None and not np.array_equal(coarse.keys, made[0].block.keys)
+    assert np.allclose(coarse.keys, made[0].block.keys, atol=0.2)
+    assert not two.disk.has(steps[0].id), "the disk keeps the finest alone"
+    fine = two.fetch(steps[1].id)
+    assert fine is not None and np.array_equal(fine.keys, made[1].block.keys)
 
 
 def test_a_lookup_takes_few_round_trips_and_a_miss_one(machine: Machine, files) -> None:
@@ -204,11 +232,13 @@ def test_a_damaged_entry_is_not_asked_for_again_and_mended_by_the_next_write(
     assert remote_of(two).fetch(first) is not None
 
 
-@pytest.mark.parametrize("case", ["sealed by another key", "in the clear", "sealed", "swapped"])
+@pytest.mark.parametrize(
+    "case", ["sealed by another key", "in the clear", "sealed", "swapped", "newer"]
+)
 def test_an_entry_that_is_not_what_its_name_says_is_refused(machine: Machine, files, case) -> None:
     other = base64.b64encode(bytes(32)).decode()
     keys = {"sealed by another key": (other, KEY), "in the clear": (None, KEY),
-            "sealed": (KEY, None), "swapped": (KEY, KEY)}  # fmt: skip
+            "sealed": (KEY, None), "swapped": (KEY, KEY), "newer": (None, None)}  # fmt: skip
     one, two = (machine(n, key=k) for n, k in zip(("one", "two"), keys[case], strict=True))
     one.persist(pieces())
     if case == "swapped":
@@ -217,9 +247,14 @@ def test_an_entry_that_is_not_what_its_name_says_is_refused(machine: Machine, fi
         raw = [store.cat_file(n) for n in names]
         for name, content in zip(names, raw[::-1], strict=True):
             store.pipe_file(name, content)
+    if case == "newer":
+        store = fsspec.filesystem("failing")
+        name = f"/kv/{entry_name(chain(ROOT, TOKENS)[0].id, 'raw')}"
+        raw = store.cat_file(name)
+        store.pipe_file(name, raw.replace(b"centroidkv-block-1", b"centroidkv-block-9"))
     assert restored(two) == 0
-    assert set(remote_of(two).calls.faults) <= {"damaged", "foreign"}
-    assert sum(remote_of(two).calls.faults.values()) >= 1
+    kind = "damaged" if case in ("sealed by another key", "swapped") else "foreign"
+    assert set(remote_of(two).calls.faults) == {kind}
 
 
 def test_sealed_entries_say_nothing_in_the_clear(machine: Machine, files) -> None:
@@ -272,6 +307,7 @@ def test_the_remote_obeys_its_budget_and_keeps_prefixes_whole(machine: Machine, 
 def test_a_read_only_remote_is_read_and_not_written(machine: Machine, files) -> None:
     machine("one").persist(pieces())
     before = dict(files.store)
+    assert len(before) == FULL, "tails stay on the machine"
     two = machine("two", read_only=True)
     two.persist(pieces(tuple(range(3000, 3300))))
     assert two.uploads is not None

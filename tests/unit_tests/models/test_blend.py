@@ -1,5 +1,6 @@
 """Blended prefills: equal to a plain one where all is computed, and to the method where not."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from centroidkv.models.positions import rotary_of
 from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.types import KVBlock
 from model_families import FAMILIES, Family, make_model
+from small_parts import make_block
 
 HEAD = [5, 9, 2, 77, 31]
 ONE, TWO = [(11 * i + 3) % 256 for i in range(90)], [(17 * i + 8) % 256 for i in range(70)]
@@ -75,7 +77,7 @@ def test_all_that_differs_computed_again_is_a_prefill(
     sequence = model.open_sequence(len(PROMPT) + 4)
     if held:
         sequence.prefill(PROMPT[:held])
-    recipe = Recipe(share, bound=0)
+    recipe = Recipe(share, bound=1e-9)
     done = model.blender.run(sequence._open, PROMPT[held:], passages, recipe)
     # The passage right behind its own head is what it was there.
     expected = BlendReport(160, 160 if share else len(ONE), len(PROMPT) - held - 160, 0.0)
@@ -145,7 +147,7 @@ def test_scattered_rows_are_those_of_a_dense_computation(
     model: TransformersModel, passages: list[PlacedPassage]
 ) -> None:
     sequence, whole = (model.open_sequence(len(PROMPT)) for _ in range(2))
-    done = model.blender.run(sequence._open, PROMPT, passages, Recipe(0.2, drift=0))
+    done = model.blender.run(sequence._open, PROMPT, passages, Recipe(0.2, drift=0, asked=0))
     whole.prefill(PROMPT)
     assert done.report.again_tokens == 32
     # The first passage stands where it was computed; of the second, what deviates most.
@@ -188,6 +190,19 @@ def test_masks_that_are_kept_have_a_bound(model: TransformersModel) -> None:
     assert torch.equal(rows._mask(63, 4, torch.float32), masks[63])
 
 
+@pytest.mark.parametrize("layers", [2, 3, 4, 12, 30, 80])
+def test_a_graded_recipe_has_its_share_on_the_average(layers: int) -> None:
+    recipe = Recipe.graded(0.15, layers)
+    ends = [n for n, _ in recipe.later] + [layers]
+    shares = [recipe.share, *(s for _, s in recipe.later)]
+    begins = [recipe.check_layer, *ends[:-1]]
+    spent = sum((e - b) * s for b, e, s in zip(begins, ends, shares, strict=True))
+    assert spent / (layers - 1) == pytest.approx(0.15)
+    assert shares == sorted(shares, reverse=True)
+    for plain in (0.0, 1.0, None):
+        assert Recipe.graded(plain, layers) == Recipe(plain)
+
+
 def test_a_scattered_row_never_sees_what_comes_after_it(model: TransformersModel) -> None:
     # Two facts behind a passage, the second the opposite of the first: had any of the passage's
     # rows seen them, its KV would tell them apart.
@@ -196,9 +211,9 @@ def test_a_scattered_row_never_sees_what_comes_after_it(model: TransformersModel
     kvs = []
     for fact in (ONE, [(t + 50) % 256 for t in ONE]):
         arena = Arena(model.shape, 256)
-        recipe = Recipe(0.4, later=((2, 0.2),))
+        recipe = Recipe(0.4, later=((2, 0.2),), asked=0)
         done = model.blender.run(arena, [*HEAD, *TWO, *fact, *END], placed, recipe)
-        assert done.report.again_tokens == 14
+        assert done.report.again_tokens == round((28 + 14 + 14) / 3)
         kvs.append(arena.snapshot(0, stop))
     assert np.allclose(kvs[0].keys, kvs[1].keys, atol=1e-5)
     assert np.allclose(kvs[0].values, kvs[1].values, atol=1e-5)
@@ -218,6 +233,20 @@ def test_what_was_blended_is_not_taken_for_the_kv_of_its_tokens(
     sequence.close()
     other.close()
     assert model.num_held(PROMPT, namespace="blended") <= exact
+
+
+def test_a_passage_may_still_be_on_its_way(
+    model: TransformersModel, passages: list[PlacedPassage]
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        late = [replace(p, block=pool.submit(lambda p=p: p.block)) for p in passages]
+        one, other = (Arena(model.shape, 256) for _ in range(2))
+        done = model.blender.run(one, PROMPT, late, Recipe(0.2))
+        expected = model.blender.run(other, PROMPT, passages, Recipe(0.2))
+        assert torch.equal(done.logits, expected.logits)
+        lost = [replace(passages[0], block=pool.submit(lambda: make_block(7)))]
+        with pytest.raises(ValueError, match="KV of 7 tokens"):
+            model.blender.run(Arena(model.shape, 256), PROMPT, lost, Recipe(0.2))
 
 
 def test_a_borrowed_prefix_is_read_where_it_is(
@@ -242,6 +271,7 @@ def test_passages_that_do_not_fit_are_refused_and_nothing_is_lost(
     wrong = [
         passages[::-1],
         [replace(passages[0], stop=passages[0].stop - 1)],
+        [replace(passages[0], stop=passages[0].start)],
         [PlacedPassage(170, 240, passages[0].block)],
     ]
     for each in wrong:

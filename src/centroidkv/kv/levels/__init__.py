@@ -1,5 +1,6 @@
 """How finely a block is kept: the levels, finest first, and who writes a block at one of them."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,10 +14,14 @@ from centroidkv.kv.levels.raw import RAW_LEVEL
 from centroidkv.rotary import Rotary
 from centroidkv.types import KVBlock
 
-__all__ = ["LEVELS", "RAW", "BlockCoder", "CodedBlock", "decoded"]
+__all__ = ["CODING", "LEVELS", "RAW", "BlockCoder", "CodedBlock", "decoded"]
 
 _LEVELS: Mapping[str, Level] = {level.name: level for level in (RAW_LEVEL, Q8, Q5K4V, Q4, Q3)}
 LEVELS: tuple[str, ...] = tuple(_LEVELS)
+# What the levels lose, by name: their steps, and the rules around them. Raise the number when a
+# level loses something else at the same steps, so that no report on the old one approves it.
+_RULES = 1
+CODING: str = hashlib.sha256(f"{_RULES} {[Q8, Q5K4V, Q4, Q3]}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,10 @@ class Packing:
             return bits.reshape(-1, 2).T.tobytes()  # low bytes first, then high ones
         digits = np.full((self.num_bytes(numbers.size), self.count), self.most, np.uint8)
         digits.ravel()[: numbers.size] = numbers + self.most
-        return (digits @ self._places).astype(np.uint8).tobytes()
+        packed = digits[:, 0]
+        for place in range(1, self.count):
+            packed = packed + digits[:, place] * np.uint8(self.base**place)
+        return packed.tobytes()
 
     def unpack(self, raw: bytes, num_values: int, levels: FloatArray | None) -> FloatArray:
         """Return packed numbers, or what stands for each of them in `levels`, shape [base].

@@ -4,4 +4,4 @@ from centroidkv.kv.levels.stepped import SteppedLevel
 
 __all__ = ["Q3"]
 
-Q3 = SteppedLevel("q3", key_step=0.72, value_step=0.72)
+Q3 = SteppedLevel("q3", key_step=0.68, value_step=0.68)

@@ -4,4 +4,4 @@ from centroidkv.kv.levels.stepped import SteppedLevel
 
 __all__ = ["Q4"]
 
-Q4 = SteppedLevel("q4", key_step=0.46, value_step=0.46)
+Q4 = SteppedLevel("q4", key_step=0.44, value_step=0.44)

@@ -80,7 +80,7 @@ def pack_rows(exact: FloatArray) -> bytes:
         Uncodable: A number is too large, or is none.
     """
     _require_reachable(exact)
-    numbers = np.rint(exact).astype(np.int64)
+    numbers = np.rint(exact).astype(np.int16)
     sorts = np.searchsorted(_REACHES, np.abs(numbers).max(1, initial=0)).astype(np.uint8)
     parts = [sized(compressed(sorts.tobytes()))]
     for sort, packing in enumerate(PACKINGS):
@@ -143,10 +143,10 @@ def _require_reachable(numbers: FloatArray) -> None:
         raise Uncodable("numbers too far apart")
 
 
-def _means(numbers: NDArray[np.int64], exact: FloatArray, most: int) -> NDArray[np.float16]:
+def _means(numbers: NDArray[np.int16], exact: FloatArray, most: int) -> NDArray[np.float16]:
     """Return the mean of what was rounded to each number of [-most, most]."""
-    flat = (numbers + most).ravel()
+    flat = (numbers + most).ravel().astype(np.intp)
     counts = np.bincount(flat, minlength=2 * most + 1)
-    sums = np.bincount(flat, exact.ravel().astype(np.float64), minlength=2 * most + 1)
+    sums = np.bincount(flat, exact.ravel(), minlength=2 * most + 1)
     plain = np.arange(-most, most + 1, dtype=np.float64)
     return np.where(counts > 0, sums / np.maximum(counts, 1), plain).astype(np.float16)

@@ -107,7 +107,7 @@ def _whole(
 
 def _sinks(values: FloatArray) -> NDArray[np.intp]:
     """Return the tokens whose values are far smaller than the others', in half of the layers."""
-    sizes = np.sqrt(np.square(values, dtype=np.float64).mean((1, 3)))
+    sizes = np.sqrt(np.einsum("lhtd,lhtd->lt", values, values))
     typical = np.median(sizes, axis=1, keepdims=True)
     part = np.median(sizes / np.where(typical > 0, typical, 1), axis=0)
     found = np.flatnonzero(part < _SINK_PART)

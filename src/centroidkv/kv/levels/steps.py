@@ -60,7 +60,8 @@ def key_steps(keys: FloatArray, step: float, *, paired: bool) -> Steps:
         step: As a part of the typical key.
         paired: Whether channels half a head apart are turned together, and get one step.
     """
-    power = np.square(keys, dtype=np.float64).mean(2, keepdims=True)
+    tokens = keys.shape[2]
+    power = np.einsum("lhtd,lhtd->lhd", keys, keys)[:, :, None].astype(np.float64) / tokens
     if paired:
         first, second = np.split(power, 2, axis=3)
         power = np.concatenate([first + second] * 2, axis=3) / 2
@@ -70,9 +71,9 @@ def key_steps(keys: FloatArray, step: float, *, paired: bool) -> Steps:
 
 def value_steps(values: FloatArray, step: float) -> Steps:
     """Return the steps of values, [layers, 1, 1, 1]; `step` is a part of the typical value."""
-    layers, _, tokens, _ = values.shape
-    power = np.square(values, dtype=np.float64).mean((1, 3)) if tokens else np.zeros((layers, 1))
-    power = np.median(power, axis=1)[:, None, None, None]
+    layers, heads, _, dim = values.shape
+    each = np.einsum("lhtd,lhtd->lt", values, values).astype(np.float64) / (heads * dim)
+    power = np.median(each, axis=1)[:, None, None, None]
     typical = _typical(power)
     depth = np.linspace(-0.5, 0.5, layers)[:, None, None, None] if layers > 1 else 0.0
     return _rounded(step * typical, _FLATTER / 2 * _octaves(power, typical) + _DEEPER * depth)
