@@ -5,7 +5,7 @@ root is derived from the KV namespace and the head, so that an exact lookup neve
 no passage serves behind another head. Knows nothing of prompts.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -104,7 +104,7 @@ class PassageStore:
 
 def computed(
     model: BlendingModel, head: Head, passages: Sequence[tuple[int, ...]]
-) -> Iterator[list[KVBlock]]:
+) -> Generator[list[KVBlock]]:
     """Compute passages behind a head, each for itself; yield the blocks of each, free of positions.
 
     Blocks of 64 tokens and a tail, as a store holds them.

@@ -1,6 +1,7 @@
 """Passages' KV at any position: what is placed, what is said of it, and what is never stored."""
 
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -295,6 +296,20 @@ def test_an_answer_left_unread_teaches_nothing(blending) -> None:
         stream.close()
         engine.flush()
     assert ask_about(engine, [WIRE, CARD]).usage.blend_problem == "head_unseen"
+
+
+def test_nothing_is_computed_ahead_when_the_program_ends(blending, monkeypatch) -> None:
+    engine = blending()
+    learn(engine, CARD, WIRE)
+    assert not [t for t in threading.enumerate() if t.name == "centroidkv-passages"]
+    monkeypatch.setattr(threading, "main_thread", lambda: threading.Thread())
+    learn(engine, CARD, WIRE, LOAN)
+    monkeypatch.undo()
+    assert ask_about(engine, [LOAN, WIRE]).usage.blend_problem == "passages_unseen"
+    engine.flush()
+    assert ask_about(engine, [WIRE, LOAN]).usage.blend_problem is None
+    engine.close()
+    assert not engine._policies.blend.passage_learner.submit((1, 2, 3, 4), [(5,) * 20])
 
 
 def test_passages_are_kept_at_the_precision_of_the_store(blending) -> None:
