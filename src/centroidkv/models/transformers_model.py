@@ -272,8 +272,7 @@ class _ArenaSequence:
         Args:
             token_ids: The prompt's tokens behind what is there; those of no passage are computed.
             passages: Ascending, at absolute positions among `token_ids`.
-            share: Of the passages' tokens, how many are computed again on the average of layers;
-                None for as few as a bound on the deviation allows.
+            share: Of the passages' tokens, how many are computed again; None to let a bound say.
             drafts: See `prefill`.
 
         Raises:
