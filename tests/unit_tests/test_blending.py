@@ -1,6 +1,7 @@
 """Passages' KV at any position: what is placed, what is said of it, and what is never stored."""
 
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,8 @@ def test_it_is_kept_over_a_restart_and_read_from_disk(blending, open_engine, tmp
     engine.close()
     again = ask_about(open_engine(reuse="blend"), [LOAN, WIRE, CARD])
     assert (again.usage.reason, again.usage.tier) == ("blended", "disk")
+    assert again.usage.loaded_levels == ("raw",)
+    assert again.usage.loaded_bytes > 0
     assert again.token_ids == first.token_ids
 
 
@@ -238,6 +241,21 @@ def test_a_damaged_passage_costs_time_alone(blending, open_engine, tmp_path) -> 
     engine = open_engine(reuse="blend")
     done = ask_about(engine, [LOAN, WIRE, CARD])
     assert (done.usage.blend_problem, done.usage.blended_tokens) == ("block_damaged", 0)
+    assert done.token_ids == ask_about(engine, [LOAN, WIRE, CARD], reuse="off").token_ids
+
+
+def test_a_store_that_cannot_be_read_costs_time_alone(blending, open_engine, monkeypatch) -> None:
+    engine = blending()
+    learn(engine, CARD, WIRE, LOAN)
+    engine.close()
+    engine = open_engine(reuse="blend")
+
+    def gone(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(type(engine.store.blocks), "where", gone)
+    done = ask_about(engine, [LOAN, WIRE, CARD])
+    assert (done.usage.blend_problem, done.usage.blended_tokens) == ("store_failed", 0)
     assert done.token_ids == ask_about(engine, [LOAN, WIRE, CARD], reuse="off").token_ids
 
 
