@@ -49,11 +49,14 @@ def rendered(texts: Sequence[str], question: str) -> str:
 def ask_about(
     engine: Engine, texts: Sequence[str], question: str = ASKED, **options: object
 ) -> Completion:
-    """Note passages as a retriever wrapper would, render them in their order, and answer."""
+    """Note passages as a retriever wrapper would, render them in their order, and answer.
+
+    In the order given, if one is: pins would go first as soon as a cluster has grown behind an
+    answer, and two answers could be those to two prompts.
+    """
     passages = engine.compose(engine.route(question), [Passage.of(t) for t in texts])
-    return engine.generate(
-        rendered([p.text for p in passages], question), max_tokens=8, question=question, **options
-    )
+    shown = texts or [p.text for p in passages]
+    return engine.generate(rendered(shown, question), max_tokens=8, question=question, **options)
 
 
 def plain(

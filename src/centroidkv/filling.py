@@ -91,15 +91,13 @@ class BlendFilling:
         if sum(w.stop - w.start for w in wanted) < LEAST_PLACED:
             self.problem = self.problem or "too_little"
             return []
-        tier = self.passages.farthest([w.match for w in wanted])
-        placed = [p for w in wanted if (p := self._loaded(w)) is not None]
-        if placed:
-            run.tier = max(run.tier, tier, key=_FARTHER.index)
+        placed = [p for w in wanted if (p := self._loaded(run, w)) is not None]
         run.load_s += time.perf_counter() - started
         return placed
 
-    def _loaded(self, wanted: "_Wanted") -> PlacedPassage | None:
+    def _loaded(self, run: Run, wanted: "_Wanted") -> PlacedPassage | None:
         try:
+            places = self.passages.places(wanted.match)
             block = self.passages.load(wanted.match, wanted.start - wanted.span.start)
         except (sqlite3.Error, OSError) as error:
             self.fault("store_failed", error)
@@ -109,6 +107,12 @@ class BlendFilling:
             self.problem = "block_damaged"
             self.unseen.append(wanted.span)
             return None
+        for place in places:
+            run.tier = max(run.tier, place.tier, key=_FARTHER.index)
+            if place.tier != "memory" and place.sizes:
+                level, size = next(iter(place.sizes.items()))
+                run.loaded_bytes += size
+                run.levels.add(level)
         stop = wanted.stop
         return PlacedPassage(wanted.start, stop, block.part(0, stop - wanted.start))
 

@@ -1,14 +1,15 @@
 """Behind an answer: passages that were seen for the first time are computed for the next one.
 
-Owns a thread of its own, since this computes and must hold up neither answers nor writes. What
-waits is bounded; what does not fit is dropped and counted, for the passage will come again.
+Owns a thread of its own, since this computes and must hold up neither answers nor writes. It runs
+while something waits, and ends after the passage under way when the program does. What waits is
+bounded; what does not fit is dropped and counted, for the passage will come again.
 """
 
-import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 
 from centroidkv.passage_store import BlendingModel, PassageStore, computed
@@ -32,20 +33,38 @@ class PassageLearner:
         self._model = model
         self._passages = passages
         self._heads = heads
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="centroidkv-passages")
-        self._waiting = 0
-        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._waiting: deque[tuple[Head, Sequence[Head]]] = deque()
+        self._is_closed = False
+        self._lock = threading.RLock()
 
     def submit(self, before: Head, passages: Sequence[Head]) -> bool:
         """Learn, later, the passages of a prompt that begins with the tokens `before` them."""
         with self._lock:
-            if self._waiting >= MOST_WAITING:
+            if self._is_closed:
+                return False
+            if len(self._waiting) >= MOST_WAITING:
                 self._count("dropped_passages")
                 return False
-            self._waiting += 1
-        with contextlib.suppress(RuntimeError):  # closed meanwhile
-            self._thread.submit(self._learn, before, passages)
+            self._waiting.append((before, passages))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="centroidkv-passages")
+                self._thread.start()
         return True
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if self._must_end or not self._waiting:
+                    self._thread = None
+                    return
+                before, passages = self._waiting.popleft()
+            self._learn(before, passages)
+
+    @property
+    def _must_end(self) -> bool:
+        # The interpreter waits for this thread when the program has ended.
+        return self._is_closed or not threading.main_thread().is_alive()
 
     def _learn(self, before: Head, passages: Sequence[Head]) -> None:
         try:
@@ -55,22 +74,24 @@ class PassageLearner:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not the answer's
             _log.warning("passages were not computed ahead: %s", error)
             self._count("failed_passages")
-        finally:
-            with self._lock:
-                self._waiting -= 1
 
     def fill(self, head: Head, passages: Iterable[Head]) -> int:
         """Compute those passages that are not stored behind a head; return their tokens."""
         missing = [p for p in dict.fromkeys(passages) if not self.is_stored(head, p)]
         if not missing:
             return 0  # the head alone is not worth computing
-        for token_ids, blocks in zip(missing, computed(self._model, head, missing), strict=True):
-            pieces = self._passages.pieces(head, token_ids, blocks)
-            self._passages.keep(pieces)
-            size = sum(b.num_bytes for b in blocks)
-            write = partial(self._passages.persist, pieces)
-            self._store.writer.submit(write, num_bytes=size, wait=True)
-        return sum(map(len, missing))
+        filled = 0
+        with closing(computed(self._model, head, missing)) as found:
+            for token_ids, blocks in zip(missing, found, strict=True):
+                pieces = self._passages.pieces(head, token_ids, blocks)
+                self._passages.keep(pieces)
+                size = sum(b.num_bytes for b in blocks)
+                write = partial(self._passages.persist, pieces)
+                self._store.writer.submit(write, num_bytes=size, wait=True)
+                filled += len(token_ids)
+                if self._must_end:
+                    break
+        return filled
 
     def is_stored(self, head: Head, token_ids: Head) -> bool:
         """Tell whether the whole passage is there."""
@@ -87,9 +108,12 @@ class PassageLearner:
 
     def flush(self) -> None:
         """Wait until everything submitted so far is computed."""
-        with contextlib.suppress(RuntimeError):
-            self._thread.submit(lambda: None).result()
+        while (thread := self._thread) is not None:
+            thread.join()
 
     def close(self) -> None:
-        """Finish what is under way and drop the rest."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Finish the passage under way and drop the rest."""
+        with self._lock:
+            self._is_closed = True
+            self._waiting.clear()
+        self.flush()

@@ -5,16 +5,15 @@ root is derived from the KV namespace and the head, so that an exact lookup neve
 no passage serves behind another head. Knows nothing of prompts.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from centroidkv.kv.bandwidth import Tier
 from centroidkv.kv.blocks import Match, Piece, block_id, chain, namespace_id, split
 from centroidkv.kv.codec import BlockCoder
-from centroidkv.kv.tiers import TieredBlocks
+from centroidkv.kv.tiers import Place, TieredBlocks
 from centroidkv.prompt_heads import Head
 from centroidkv.protocols import BlendingSequence
 from centroidkv.rotary import Rotary
@@ -82,9 +81,10 @@ class PassageStore:
                 parts.append(block.part(max(0, start - step.start), step.stop - step.start))
         return joined(parts)
 
-    def farthest(self, matches: Iterable[Match]) -> Tier:
-        """Return the slowest tier that any of these passages would come from."""
-        return self._blocks.farthest([s.id for match in matches for s in match.steps])
+    def places(self, match: Match) -> list[Place]:
+        """Tell where the blocks of a passage would come from."""
+        found = (self._blocks.where(s.id) for s in match.steps)
+        return [place for place in found if place is not None]
 
     def pieces(self, head: Head, token_ids: Head, freed: Iterable[KVBlock]) -> list[Piece]:
         """Say where the blocks of a passage belong."""
@@ -104,7 +104,7 @@ class PassageStore:
 
 def computed(
     model: BlendingModel, head: Head, passages: Sequence[tuple[int, ...]]
-) -> Iterator[list[KVBlock]]:
+) -> Generator[list[KVBlock]]:
     """Compute passages behind a head, each for itself; yield the blocks of each, free of positions.
 
     Blocks of 64 tokens and a tail, as a store holds them.

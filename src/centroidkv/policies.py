@@ -32,7 +32,16 @@ class Policies:
         self.representative = ApproximateAnswering(self.exact, self.representatives)
         self.blend = BlendAnswering(self.exact, learner)
         if store.config.reuse == "blend":
+            self._require_gate(learner)
+
+    def _require_gate(self, learner: Learner) -> None:
+        try:
             self.blend.gate.require()
+        except BaseException:  # there will be no engine to close
+            self.close()
+            learner.close()
+            learner.store.close()
+            raise
 
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Answer piece by piece; the last chunk carries the completion."""

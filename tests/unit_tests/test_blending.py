@@ -1,6 +1,8 @@
 """Passages' KV at any position: what is placed, what is said of it, and what is never stored."""
 
 import shutil
+import sqlite3
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -147,6 +149,8 @@ def test_it_is_kept_over_a_restart_and_read_from_disk(blending, open_engine, tmp
     engine.close()
     again = ask_about(open_engine(reuse="blend"), [LOAN, WIRE, CARD])
     assert (again.usage.reason, again.usage.tier) == ("blended", "disk")
+    assert again.usage.loaded_levels == ("raw",)
+    assert again.usage.loaded_bytes > 0
     assert again.token_ids == first.token_ids
 
 
@@ -240,6 +244,21 @@ def test_a_damaged_passage_costs_time_alone(blending, open_engine, tmp_path) -> 
     assert done.token_ids == ask_about(engine, [LOAN, WIRE, CARD], reuse="off").token_ids
 
 
+def test_a_store_that_cannot_be_read_costs_time_alone(blending, open_engine, monkeypatch) -> None:
+    engine = blending()
+    learn(engine, CARD, WIRE, LOAN)
+    engine.close()
+    engine = open_engine(reuse="blend")
+
+    def gone(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(type(engine.store.blocks), "where", gone)
+    done = ask_about(engine, [LOAN, WIRE, CARD])
+    assert (done.usage.blend_problem, done.usage.blended_tokens) == ("store_failed", 0)
+    assert done.token_ids == ask_about(engine, [LOAN, WIRE, CARD], reuse="off").token_ids
+
+
 def test_a_prompt_without_known_passages_says_so(blending) -> None:
     done = blending().generate("Hello there", max_tokens=4)
     assert done.usage.blend_problem == "no_passages"
@@ -297,6 +316,20 @@ def test_an_answer_left_unread_teaches_nothing(blending) -> None:
     assert ask_about(engine, [WIRE, CARD]).usage.blend_problem == "head_unseen"
 
 
+def test_nothing_is_computed_ahead_when_the_program_ends(blending, monkeypatch) -> None:
+    engine = blending()
+    learn(engine, CARD, WIRE)
+    assert not [t for t in threading.enumerate() if t.name == "centroidkv-passages"]
+    monkeypatch.setattr(threading, "main_thread", lambda: threading.Thread())
+    learn(engine, CARD, WIRE, LOAN)
+    monkeypatch.undo()
+    assert ask_about(engine, [LOAN, WIRE]).usage.blend_problem == "passages_unseen"
+    engine.flush()
+    assert ask_about(engine, [WIRE, LOAN]).usage.blend_problem is None
+    engine.close()
+    assert not engine._policies.blend.passage_learner.submit((1, 2, 3, 4), [(5,) * 20])
+
+
 def test_passages_are_kept_at_the_precision_of_the_store(blending) -> None:
     engine = blending()
     engine.codec_report([f"{CARD} {WIRE}"], num_tokens=4, most_kl=100.0)
@@ -335,6 +368,8 @@ def test_a_model_below_the_bar_is_refused_with_its_figures(blending, open_engine
         path.write_text(text, encoding="utf-8")
     with pytest.raises(BlendRefused, match=r"KL 0\.310 .* agreement 0\.70"):
         open_engine(reuse="blend")
+    held = [fd.resolve() for fd in Path("/proc/self/fd").glob("*")]
+    assert not [path for path in held if path.is_relative_to(tmp_path)]
     engine = open_engine()
     done = ask_about(engine, [CARD, WIRE], reuse="blend")
     assert (done.usage.blend_problem, done.usage.approximate) == ("gate_failed", False)

@@ -26,6 +26,8 @@ AUTO_BOUND = 1e-3
 _STAGES = ((0.0, 1.8), (0.12, 1.4), (0.26, 1.1), (0.46, 0.85), (0.66, 0.63))
 # Added to attention relative to its mean: what the check layer does not look at may matter later.
 _LEAST_ATTENTION = 0.1
+# Rows that are asked what they look at, the last ones: scores take memory for each of them.
+_MOST_ASKING = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +108,13 @@ def attention_received(fresh: Fresh, tokens: torch.Tensor, asking: slice) -> tor
     Args:
         fresh: Of all rows.
         tokens: Which rows are looked at, [tokens].
-        asking: The rows that look, all behind `tokens`.
+        asking: The rows that look, all behind `tokens`; of many, the last ones do.
 
     Returns:
         Shares that sum to 1, [tokens]; all alike where no row looks.
     """
-    query, keys = fresh.query[0, :, asking].float(), fresh.keys[0][:, tokens].float()
+    query = fresh.query[0, :, asking][:, -_MOST_ASKING:].float()
+    keys = fresh.keys[0][:, tokens].float()
     if not query.shape[1]:
         return torch.full((len(tokens),), 1 / len(tokens), device=tokens.device)
     groups = query.shape[0] // keys.shape[0]

@@ -19,6 +19,8 @@ KV: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 # Rows that attend together: fewer leave out more of what none of them may see.
 _GROUP = 64
+# Numbers of masks that are kept for the next layer: they grow with the square of a prompt.
+_MOST_KEPT = 1 << 24
 
 __all__ = ["Fresh", "Rows", "fresh_of"]
 
@@ -94,7 +96,8 @@ class Rows:
         self.own = kv if isinstance(kv, Arena) else kv.tail
         self.places = positions - self.origin
         self._groups = self._in_groups()
-        self._masks: list[torch.Tensor | None] = []
+        self._masks: dict[int, torch.Tensor] = {}
+        self._room = _MOST_KEPT
         self._drift = drift
 
     def _in_groups(self) -> list[tuple[int, int, int]]:
@@ -157,13 +160,17 @@ class Rows:
         _, heads, num, dim = query.shape
         return query[0].transpose(0, 1).reshape(num, kv_heads, heads // kv_heads, dim)
 
-    def _mask(self, number: int, groups: int, dtype: torch.dtype) -> torch.Tensor | None:
+    def _mask(self, number: int, groups: int, dtype: torch.dtype) -> torch.Tensor:
         """Return what a group's rows see, [rows * groups, tokens]; the same in every layer."""
-        if number == len(self._masks):
-            start, stop, held = self._groups[number]
-            tokens = torch.arange(held, device=self.places.device)
-            is_later = tokens > self.places[start:stop, None]
-            mask = torch.zeros(is_later.shape, dtype=dtype, device=self.places.device)
-            mask.masked_fill_(is_later, float("-inf"))
-            self._masks.append(mask.repeat_interleave(groups, 0))
-        return self._masks[number]
+        kept = self._masks.get(number)
+        if kept is not None:
+            return kept
+        start, stop, held = self._groups[number]
+        tokens = torch.arange(held, device=self.places.device)
+        is_later = tokens > self.places[start:stop, None]
+        mask = torch.zeros(is_later.shape, dtype=dtype, device=self.places.device)
+        mask = mask.masked_fill_(is_later, float("-inf")).repeat_interleave(groups, 0)
+        if mask.numel() <= self._room:
+            self._room -= mask.numel()
+            self._masks[number] = mask
+        return mask

@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from centroidkv.config import Sampling
+from centroidkv.models import blend_rows
 from centroidkv.models.arena import Arena, kv_shape
 from centroidkv.models.blend import BlendReport
-from centroidkv.models.blend_choice import Recipe
+from centroidkv.models.blend_choice import Recipe, attention_received
+from centroidkv.models.blend_rows import Fresh, Rows
 from centroidkv.models.blend_trial import problem_of
 from centroidkv.models.free_keys import PlacedPassage, free_block, turned_block
 from centroidkv.models.lending import BorrowedArena
@@ -178,6 +180,23 @@ def test_others_are_moved_by_half_of_what_the_chosen_moved(
         others = change[:, is_other]
         assert np.allclose(others, others[:, :1], atol=1e-5)
         assert np.allclose(others[:, 0], 0.5 * change[:, ~is_other].mean(1), atol=1e-5)
+
+
+def test_masks_that_are_kept_have_a_bound(model: TransformersModel) -> None:
+    rows = Rows(Arena(model.shape, 4096), torch.arange(4096))
+    masks = [rows._mask(number, 4, torch.float32) for number in range(64)]
+    assert sum(m.numel() for m in masks) > blend_rows._MOST_KEPT
+    assert sum(m.numel() for m in rows._masks.values()) <= blend_rows._MOST_KEPT
+    assert torch.equal(rows._mask(63, 4, torch.float32), masks[63])
+
+
+def test_of_many_tokens_behind_the_passages_the_last_ones_are_asked() -> None:
+    torch.manual_seed(0)
+    query, keys = torch.randn(1, 4, 2000, 16), torch.randn(1, 2, 2000, 16)
+    fresh, tokens = Fresh(query, (keys, keys), None), torch.arange(3, 40)
+    found = attention_received(fresh, tokens, slice(40, 2000))
+    assert torch.equal(found, attention_received(fresh, tokens, slice(1744, 2000)))
+    assert float(found.sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("layers", [2, 3, 4, 12, 30, 80])
