@@ -27,7 +27,12 @@ from centroidkv.protocols import BlockStore
 from centroidkv.types import KVBlock, common_prefix
 
 NAMESPACE = namespace_id("model", "tenant")
-TINY = KVBlock(np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, 1, 1, 1), np.float32), "float32")
+
+
+def tiny(num_tokens: int) -> KVBlock:
+    numbers = np.zeros((1, 1, num_tokens, 1), np.float32)
+    return KVBlock(numbers, numbers, "float32")
+
 
 # Two letters and lengths about the block borders, so that sequences really share prefixes.
 sequences = st.builds(
@@ -39,7 +44,7 @@ sequences = st.builds(
 
 def store_sequence(store: BlockStore, token_ids: Sequence[int]) -> None:
     for link in chain(NAMESPACE, token_ids):
-        store.put(link.parent, token_ids[link.start : link.stop], TINY)
+        store.put(link.parent, token_ids[link.start : link.stop], tiny(link.stop - link.start))
 
 
 def naive_prefix(stored: Sequence[Sequence[int]], prompt: Sequence[int]) -> int:
