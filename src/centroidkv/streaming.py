@@ -22,6 +22,8 @@ _COLD_WAIT_S = 0.5
 _LEAST_WAIT_S = 1e-3
 # Of a piece, how long to wait for the first read of a tier, ever.
 _COLD_SHARE = 0.25
+# Computing beside decoding takes longer than alone: both want the processor.
+_BESIDE = 1.5
 # A finer level is preferred to one that is this much faster at the most.
 _AS_FAST = 1.05
 # Of an objective, how much is planned with: estimates err.
@@ -96,7 +98,7 @@ class StreamingPolicy:
     def wait_s(self, outlook: Outlook) -> float:
         """Return how long to wait for blocks now; 0 where computing the next piece is sooner.
 
-        It is sooner where everything still to load takes longer than the piece.
+        It is sooner where everything still to load takes longer than the piece beside it.
         """
         start, stop = outlook.piece
         piece_s = self._speed.seconds(stop - start, behind=start)
@@ -106,7 +108,7 @@ class StreamingPolicy:
         wait_s = piece_s
         if not self._is_measured(outlook):
             wait_s = piece_s * _COLD_SHARE - oldest_s  # one read tells more than what is assumed
-        elif self._load_s(outlook) >= piece_s:
+        elif self._load_s(outlook) >= _BESIDE * piece_s:
             return 0.0
         wait_s = min(wait_s, self._slack_s(outlook, piece_s))
         return wait_s if wait_s >= _LEAST_WAIT_S else 0.0
