@@ -13,7 +13,14 @@ import torch
 from centroidkv.models.arena import Arena
 from centroidkv.models.blend_drift import Drift
 from centroidkv.models.lending import SequenceKV
-from centroidkv.models.packed import KEYWORD, UNKNOWN, NotPackable, attend_part, merge_part
+from centroidkv.models.packed import (
+    KEYWORD,
+    NotPackable,
+    attend_part,
+    by_kv_head,
+    known_layer,
+    merge_part,
+)
 
 KV: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
@@ -132,12 +139,9 @@ class Rows:
         Raises:
             NotPackable: The layer does something that is not known here.
         """
-        unknown = [n for n in UNKNOWN if options.get(n) is not None]
-        layer = getattr(module, "layer_idx", None)
-        if unknown or layer is None:
-            raise NotPackable(", ".join(unknown) or "a layer without a number")
+        layer = known_layer(module, options)
         keys, values = self.own.keys[layer], self.own.values[layer]
-        rows = self._by_kv_head(query, keys.shape[1])
+        rows = by_kv_head(query, keys.shape[1])
         scale = options.get("scaling")
         parts = []
         for number, (start, stop, held) in enumerate(self._groups):
@@ -153,12 +157,6 @@ class Rows:
             values = self._lender.values[layer][:, :, : self.origin]
             merge_part(output, total, *attend_part(rows, keys, values, None, scale))
         return output.reshape(1, query.shape[2], query.shape[1], -1), None
-
-    @staticmethod
-    def _by_kv_head(query: torch.Tensor, kv_heads: int) -> torch.Tensor:
-        """Return queries as [rows, kv_heads, groups, dim]."""
-        _, heads, num, dim = query.shape
-        return query[0].transpose(0, 1).reshape(num, kv_heads, heads // kv_heads, dim)
 
     def _mask(self, number: int, groups: int, dtype: torch.dtype) -> torch.Tensor:
         """Return what a group's rows see, [rows * groups, tokens]; the same in every layer."""

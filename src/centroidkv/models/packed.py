@@ -7,7 +7,7 @@ sequence, except over a prefix that several read: there the queries of all of th
 flash attention does it. Knows nothing of threads or of who wants what.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -17,7 +17,16 @@ import torch
 from centroidkv.models.arena import Arena
 from centroidkv.models.lending import SequenceKV
 
-__all__ = ["KEYWORD", "UNKNOWN", "NotPackable", "Pack", "Segment", "attend_part", "merge_part"]
+__all__ = [
+    "KEYWORD",
+    "NotPackable",
+    "Pack",
+    "Segment",
+    "attend_part",
+    "by_kv_head",
+    "known_layer",
+    "merge_part",
+]
 
 # The keyword by which the pack of a forward reaches the attention function.
 KEYWORD = "centroidkv_pack"
@@ -164,15 +173,13 @@ class Pack:
         Raises:
             NotPackable: The layer does something that is not known here.
         """
-        unknown = [n for n in UNKNOWN if options.get(n) is not None]
-        layer = getattr(module, "layer_idx", None)
-        if unknown or layer is None or not self._written:
-            raise NotPackable(", ".join(unknown) or "a layer without KV of its own")
+        layer = known_layer(module, options)
+        if not self._written:
+            raise NotPackable("a layer without KV of its own")
         scale = options.get("scaling")
         written, self._written = self._written, []
         self.num_attended += 1
-        num_rows, kv_heads = query.shape[2], query.shape[1] // self._groups
-        rows = query[0].transpose(0, 1).reshape(num_rows, kv_heads, self._groups, query.shape[3])
+        rows = by_kv_head(query, query.shape[1] // self._groups)
         outputs, sums = [], []
         for tail, (all_keys, all_values) in zip(self._tails, written, strict=True):
             keys, values = all_keys[:, :, tail.begin :], all_values[:, :, tail.begin :]
@@ -185,7 +192,7 @@ class Pack:
             values = span.holder.values[layer][:, :, span.begin : span.end]
             part, lse = attend_part(rows[span.start : span.stop], keys, values, None, scale)
             merge_part(output[span.start : span.stop], total[span.start : span.stop], part, lse)
-        return output.reshape(1, num_rows, query.shape[1], -1), None
+        return output.reshape(1, query.shape[2], query.shape[1], -1), None
 
 
 def _place(segment: Segment) -> tuple[int, float]:
@@ -200,6 +207,25 @@ def _mask(new: int, held: int, groups: int, shape: Any) -> torch.Tensor | None:
         return None
     mask = torch.full((new, held), float("-inf"), dtype=shape.dtype, device=shape.device)
     return mask.triu_(held - new + 1).repeat_interleave(groups, 0)
+
+
+def known_layer(module: torch.nn.Module, options: Mapping[str, Any]) -> int:
+    """Return the number of a layer that attends as is known here.
+
+    Raises:
+        NotPackable: It does something that is not, or has no number.
+    """
+    unknown = [n for n in UNKNOWN if options.get(n) is not None]
+    layer: int | None = getattr(module, "layer_idx", None)
+    if unknown or layer is None:
+        raise NotPackable(", ".join(unknown) or "a layer without a number")
+    return layer
+
+
+def by_kv_head(query: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """Return queries, [1, heads, rows, dim], as [rows, kv_heads, groups, dim]."""
+    _, heads, num, dim = query.shape
+    return query[0].transpose(0, 1).reshape(num, kv_heads, heads // kv_heads, dim)
 
 
 def attend_part(
