@@ -28,11 +28,11 @@ TYPICAL_LATENCIES: Mapping[str, float] = {"memory": 0.0, "disk": 0.001, "remote"
 _SHORT = 256
 _MOST_MEASURED = 2048
 
-__all__ = ["Estimate", "LevelEstimate", "PrefillSpeed", "estimate", "estimate_model"]
+__all__ = ["Estimate", "LevelEstimate", "TimedPrefill", "estimate", "estimate_model"]
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillSpeed:
+class TimedPrefill:
     """How many prompt tokens a second a model computes, in a prompt of `num_tokens`."""
 
     num_tokens: int
@@ -71,7 +71,7 @@ class Estimate:
     sizes_are: str
     latencies_s: Mapping[str, float]
     levels: tuple[LevelEstimate, ...]
-    prefill: tuple[PrefillSpeed, ...] = ()
+    prefill: tuple[TimedPrefill, ...] = ()
 
 
 def estimate_model(
@@ -106,7 +106,7 @@ def estimate_model(
 
     reports = read_reports(store) if store is not None else []
     size = kv_size(source, dtype=dtype)
-    prefill: tuple[PrefillSpeed, ...] = ()
+    prefill: tuple[TimedPrefill, ...] = ()
     report = report_on(size, reports) if size is not None else None
     if measure or size is None:
         model = open_model(source, None, EngineConfig(dtype=dtype))
@@ -200,7 +200,7 @@ def _raw_bytes(report: CodecReport) -> float:
     return next((f.bytes_per_token for f in report.levels if f.level == "raw"), 0.0)
 
 
-def measured_prefill(model: CausalModel, num_tokens: int) -> tuple[PrefillSpeed, PrefillSpeed]:
+def measured_prefill(model: CausalModel, num_tokens: int) -> tuple[TimedPrefill, TimedPrefill]:
     """Compute a short prompt and one of `num_tokens`, at most 2,048, and time both.
 
     Raises:
@@ -214,11 +214,11 @@ def measured_prefill(model: CausalModel, num_tokens: int) -> tuple[PrefillSpeed,
     return _timed(model, ids[: min(_SHORT, most)]), _timed(model, ids[:most])
 
 
-def _timed(model: CausalModel, ids: Sequence[int]) -> PrefillSpeed:
+def _timed(model: CausalModel, ids: Sequence[int]) -> TimedPrefill:
     sequence = model.open_sequence(len(ids) + 1)
     try:
         begin = time.perf_counter()
         sequence.prefill(ids)
-        return PrefillSpeed(len(ids), len(ids) / (time.perf_counter() - begin))
+        return TimedPrefill(len(ids), len(ids) / (time.perf_counter() - begin))
     finally:
         sequence.close()
