@@ -12,17 +12,14 @@ from typing import Any, Self, Unpack
 from centroidkv.answers import AnswerStore
 from centroidkv.build import Builder, BuildReport
 from centroidkv.calibrating import Pairs
-from centroidkv.codec_report import CodecReport
+from centroidkv.care import Care
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
 from centroidkv.gathering import gather
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
-from centroidkv.level_trial import measure_levels
-from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.passage_prefill import PassageReport
-from centroidkv.pinning import Pins
 from centroidkv.plan_config import PlanConfig
 from centroidkv.policies import Policies
 from centroidkv.progress import no_progress, progress_bar
@@ -52,7 +49,7 @@ DEFAULT_MODEL = "bundled:smollm2"
 DEFAULT_EMBEDDER = "bundled:minilm"
 
 
-class Engine:
+class Engine(Care):
     """Cluster-routed KV reuse over one store. A context manager; safe for many threads."""
 
     def __init__(self, store: Store, model: CausalModel, embedder: Embedder) -> None:
@@ -288,29 +285,7 @@ class Engine:
             self._answers = AnswerStore(self.store.path, self._plan_namespace)
         return self._answers
 
-    # care
-
-    @property
-    def pins(self) -> Pins:
-        """Clusters whose KV is not evicted: `pins.add(3)`, `pins.remove(3)`, `pins.all()`."""
-        return Pins(self.store, self.router)
-
-    def stats(self) -> StoreStats:
-        """Return counts, sizes and counters of the store."""
-        self._require_open()
-        self.flush()
-        return store_stats(self.store)
-
-    def check(self, *, repair: bool = False) -> CheckReport:
-        """Verify every block, manifest row, plan and centroid; with `repair`, mend what can be."""
-        self._require_open()
-        self.flush()
-        return check_store(self.store, repair=repair, router=self.router)
-
-    def codec_report(self, prompts: Any = None, **options: Any) -> CodecReport:
-        """Measure what each KV level costs this model; keep and return it. See `measure_levels`."""
-        self._require_open()
-        return measure_levels(self.store, self.model, self.router.plan, prompts, **options)
+    # the end
 
     def flush(self) -> None:
         """Wait until everything learnt so far is on disk, and sent to the remote."""
