@@ -28,6 +28,8 @@ _BESIDE = 1.5
 _AS_FAST = 1.05
 # Of an objective, how much is planned with: estimates err.
 _PLANNED = 0.9
+# Of it, until when to wait for blocks that computing could still do without.
+_SLACK = 0.99
 _MANY = 16  # blocks, among which the latency of the first hardly counts
 # A read this much later than expected is believed to hang: it may take as long again.
 _LATE, _LATE_S = 1.25, 0.02
@@ -136,13 +138,26 @@ class StreamingPolicy:
         """Return how long waiting cannot miss an objective that computing alone would meet."""
         if self._objective_s is None:
             return piece_s
-        left_s = self._objective_s - outlook.elapsed_s - self._compute_s(outlook)
-        return left_s if left_s > 0 else piece_s  # it is missed already: as soon as possible
+        left_s = _SLACK * self._objective_s - outlook.elapsed_s - self._compute_s(outlook)
+        if left_s > 0:
+            return left_s
+        # Computing cannot meet it any more: as soon as possible, and not by reads that hang.
+        return 0.0 if self._hangs(outlook.reading) else piece_s
+
+    def _hangs(self, reading: Sequence[Reading]) -> bool:
+        """Tell whether reads are late, even if each had to wait for all others."""
+        expected_s = sum(self._read_s(r.source, r.level) for r in reading)
+        return any(r.age_s > _LATE * expected_s + _LATE_S for r in reading)
 
     def _compute_s(self, outlook: Outlook) -> float:
-        """Return what computing all that is open takes, and the rest of the prompt behind it."""
-        start = outlook.piece[0]
-        open_s = self._speed.seconds(outlook.open_tokens, behind=start) or 0.0
+        """Return what computing all that is open takes, and the rest of the prompt behind it.
+
+        Piece by piece, as it would be computed: each forward has costs of its own.
+        """
+        first, stop = outlook.piece
+        size, end = max(1, stop - first), first + outlook.open_tokens
+        pieces = [(start, min(size, end - start)) for start in range(first, end, size)]
+        open_s = sum(self._speed.seconds(n, behind=start) or 0.0 for start, n in pieces)
         return open_s + self._rest_s(outlook)
 
     def _rest_s(self, outlook: Outlook) -> float:
