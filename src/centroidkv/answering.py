@@ -68,7 +68,7 @@ class Answering:
         self._warned_order = False
         # KV that an arena still holds is found by this engine alone: neither by another tenant
         # nor by another store with the same model.
-        self._residence = uuid.uuid4().hex
+        self.residence = uuid.uuid4().hex
 
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Answer piece by piece; the last chunk carries the completion.
@@ -161,7 +161,7 @@ class Answering:
     def _open_sequence(self, run: Run, capacity: int) -> RunningSequence:
         if run.request.reuse == "off":
             return self.model.open_sequence(capacity)
-        return self.model.open_sequence(capacity, run.prompt.token_ids, namespace=self._residence)
+        return self.model.open_sequence(capacity, run.prompt.token_ids, namespace=self.residence)
 
     # 5
 

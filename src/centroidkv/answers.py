@@ -17,6 +17,7 @@ import numpy as np
 from centroidkv.errors import ConfigError, StoreError
 from centroidkv.files import set_aside
 from centroidkv.sqlite_files import open_to_write
+from centroidkv.sqlite_scrubbing import ages_of, erasing, scrub
 from centroidkv.types import FloatArray
 
 _log = logging.getLogger("centroidkv")
@@ -30,7 +31,7 @@ CREATE TABLE IF NOT EXISTS answers (
     question TEXT NOT NULL, embedding BLOB NOT NULL, answer TEXT NOT NULL, UNIQUE (namespace, id)
 );
 CREATE INDEX IF NOT EXISTS answers_of_scope ON answers (namespace, scope);
-"""
+""" + ages_of("answers")
 _PUT = """
 INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (namespace, id) DO UPDATE SET scope = excluded.scope, question = excluded.question,
@@ -127,7 +128,12 @@ class AnswerStore:
         if question is not None:
             where, values = f"{where} AND question = ?", [*values, question]
         query = f"DELETE FROM answers WHERE {where}"
-        return self._run(lambda db: db.execute(query, values)).rowcount
+
+        def work(db: sqlite3.Connection) -> int:
+            erasing(db)
+            return db.execute(query, values).rowcount
+
+        return self._run(work)
 
     def scoped(self, scope: str) -> list[tuple[Answer, FloatArray]]:
         """Return the answers of a scope with their questions' vectors."""
@@ -142,6 +148,37 @@ class AnswerStore:
         """Forget the answers of a scope, in every namespace; return how many."""
         query = "DELETE FROM answers WHERE scope = ?"
         return self._run(lambda db: db.execute(query, (scope,))).rowcount
+
+    # forgetting
+
+    def all(self, before_s: float | None = None) -> list[Answer]:
+        """Return the answers, oldest first; of those stored before a time, if one is given."""
+        query = (
+            "SELECT id, question, answer FROM answers JOIN answers_ages USING (number)"
+            " WHERE namespace = ? AND stored_s < ? ORDER BY number"
+        )
+        limit = float("inf") if before_s is None else before_s
+        rows = self._run(lambda db: db.execute(query, (self.namespace, limit)).fetchall())
+        return [Answer(answer_id, question, answer, 0.0) for answer_id, question, answer in rows]
+
+    def oldest_s(self) -> float | None:
+        """Return when the oldest answer was stored, None for none."""
+        query = (
+            "SELECT MIN(stored_s) FROM answers JOIN answers_ages USING (number) WHERE namespace = ?"
+        )
+        found: float | None = self._run(
+            lambda db: db.execute(query, (self.namespace,)).fetchone()[0]
+        )
+        return found
+
+    def settle_clock(self, now_s: float) -> None:
+        """Take what seems to come from after `now_s` for new: the clock was set back."""
+        query = "UPDATE answers_ages SET stored_s = ? WHERE stored_s > ?"
+        self._run(lambda db: db.execute(query, (int(now_s), now_s)))
+
+    def scrub(self) -> bool:
+        """Rewrite the file without what was deleted; tell whether that could be done."""
+        return self._run(scrub)
 
     # the file
 

@@ -3,6 +3,7 @@
 The part of `Engine` that answers no question. Knows no request.
 """
 
+import time
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -10,6 +11,9 @@ from centroidkv.codec_report import CodecReport
 from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.pinning import Pins
+from centroidkv.privacy import Privacy
+from centroidkv.privacy_report import Export, ForgetReport
+from centroidkv.privacy_wanted import Wanted, seconds
 from centroidkv.protocols import CausalModel
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
@@ -23,6 +27,7 @@ class Care(ABC):
     store: Store
     model: CausalModel
     router: Router
+    _privacy: Privacy
 
     @property
     def pins(self) -> Pins:
@@ -45,6 +50,50 @@ class Care(ABC):
         """Measure what each KV level costs this model; keep and return it. See `measure_levels`."""
         self._require_open()
         return measure_levels(self.store, self.model, self.router.plan, prompts, **options)
+
+    def export(self, *, question: str | None = None, passage: str | None = None) -> Export:
+        """Return what is held about a question, about a passage (id or text), or at all.
+
+        Of this tenant, in every place: questions seen, answers, plans, KV with its text, remote.
+
+        Raises:
+            ConfigError: Both were given, or a text is blank.
+        """
+        self._require_open()
+        is_all = question is None and passage is None
+        wanted = Wanted.of(question=question, passage=passage, everything=is_all)
+        return self._privacy.export(wanted)
+
+    def forget(
+        self,
+        *,
+        question: str | None = None,
+        passage: str | None = None,
+        older_than_s: float | None = None,
+        everything: bool = False,
+    ) -> ForgetReport:
+        """Remove from every place what holds a question or a passage, what is old, or everything.
+
+        Of this tenant alone. Places are searched again afterwards: `report.is_proven`. What is
+        broken off, or could not be removed, is gone on with when the store is opened next.
+
+        Args:
+            question: Any spelling that differs in case and spacing alone is the same.
+            passage: Its id or its text.
+            older_than_s: Whatever was not stored or asked again for so many seconds.
+            everything: All that this tenant has in the store.
+
+        Raises:
+            ConfigError: Not exactly one of these was given.
+            StoreError: The store is read-only.
+        """
+        self._require_open()
+        self.store.require_writable("forget")
+        before_s = None if older_than_s is None else time.time() - seconds(older_than_s)
+        wanted = Wanted.of(
+            question=question, passage=passage, before_s=before_s, everything=everything
+        )
+        return self._privacy.forget(wanted)
 
     @abstractmethod
     def flush(self) -> None:

@@ -8,11 +8,13 @@ import hashlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from centroidkv.kv.blocks import pack, unpack
 from centroidkv.sqlite_files import open_or_begin
+from centroidkv.sqlite_scrubbing import ages_of, erasing, scrub
 from centroidkv.types import Drafts
 
 _log = logging.getLogger("centroidkv")
@@ -26,9 +28,18 @@ CREATE TABLE IF NOT EXISTS drafts (
     cluster TEXT NOT NULL, answer BLOB NOT NULL, UNIQUE (namespace, prompt)
 );
 CREATE INDEX IF NOT EXISTS of_cluster ON drafts (namespace, cluster, number);
-"""
+""" + ages_of("drafts")
 
-__all__ = ["DraftStore"]
+__all__ = ["DraftStore", "Kept"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A draft: its row, the tokens of the answer, and when it was stored, Unix time."""
+
+    number: int
+    answer: tuple[int, ...]
+    stored_s: float
 
 
 class DraftStore:
@@ -74,6 +85,33 @@ class DraftStore:
                 )
         except sqlite3.Error as error:
             self._failed(error)
+
+    def held(self, namespaces: Iterable[str], before_s: float | None = None) -> list[Kept]:
+        """Return the drafts of some namespaces, of those stored before a time if one is given."""
+        query = "SELECT number, answer, stored_s FROM drafts JOIN drafts_ages USING (number)"
+        query += " WHERE namespace = ? AND stored_s < ?"
+        limit = float("inf") if before_s is None else before_s
+        with self._lock:
+            rows = [r for n in namespaces for r in self._db.execute(query, (n, limit)).fetchall()]
+        return [Kept(number, unpack(answer), stored_s) for number, answer, stored_s in rows]
+
+    def forget(self, drafts: Sequence[Kept]) -> None:
+        """Remove drafts."""
+        with self._lock:
+            erasing(self._db)
+            rows = [(kept.number,) for kept in drafts]
+            self._db.executemany("DELETE FROM drafts WHERE number = ?", rows)
+
+    def settle_clock(self, now_s: float) -> None:
+        """Take what seems to come from after `now_s` for new: the clock was set back."""
+        with self._lock:
+            query = "UPDATE drafts_ages SET stored_s = ? WHERE stored_s > ?"
+            self._db.execute(query, (int(now_s), now_s))
+
+    def scrub(self) -> bool:
+        """Rewrite the file without what was removed; tell whether that could be done."""
+        with self._lock:
+            return scrub(self._db)
 
     def close(self) -> None:
         with self._lock:

@@ -22,6 +22,7 @@ from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.passage_prefill import PassageReport
 from centroidkv.plan_config import PlanConfig
 from centroidkv.policies import Policies
+from centroidkv.privacy_opening import open_privacy
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.redaction import Redact
@@ -68,6 +69,8 @@ class Engine(Care):
         self._is_closed = False
         for problem in self.versions.load():
             self._learner.fault("damaged_plans", problem)
+        self._privacy = open_privacy(self._learner, model, self._records, self._policies)
+        self._finish_forgetting()
         self._retrieving.preload()
 
     @classmethod
@@ -116,6 +119,14 @@ class Engine(Care):
         engine = Engine(self.store.for_tenant(tenant), self.model, self.router.embedder)
         engine._tenants = self._tenants
         return engine
+
+    def _finish_forgetting(self) -> None:
+        """Go on where a forgetting was broken off, for every tenant before anyone asks."""
+        if self.store.read_only:
+            return
+        self._privacy.resume()
+        for tenant in self._privacy.others() if self.store.is_owner else ():
+            self.for_tenant(tenant)
 
     # offline
 

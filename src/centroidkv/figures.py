@@ -9,11 +9,12 @@ import math
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from centroidkv.sqlite_files import open_or_begin, open_to_read
+from centroidkv.sqlite_scrubbing import erasing, scrub
 from centroidkv.types import Usage
 
 _log = logging.getLogger("centroidkv")
@@ -86,6 +87,19 @@ class FigureFile:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+    def forget(self, names: Collection[str]) -> None:
+        """Remove the figures of plans and models."""
+        with self._lock:
+            erasing(self._db)
+            for name in names:
+                query = "DELETE FROM figures WHERE plan = ? OR model = ?"
+                self._db.execute(query, (name, name))
+
+    def scrub(self) -> bool:
+        """Rewrite the file without what was removed; tell whether that could be done."""
+        with self._lock:
+            return scrub(self._db)
 
     def close(self) -> None:
         with self._lock:

@@ -70,19 +70,19 @@ class Learner:
         self._model = model
         self._budgets = DomainBudgets(store.blocks.disk.manifest, self.namespace)
         self.history: History | None = None
-        self._figures: FigureFile | None = None
+        self.figures: FigureFile | None = None
         self._drafts: DraftStore | None = None
         if not store.read_only:
             quarantine = store.path / "quarantine"
             path = store.path / "history.sqlite"
             self.history = open_history(path, versions.namespace, quarantine=quarantine)
-            self._figures = FigureFile(store.path, quarantine=quarantine)
+            self.figures = FigureFile(store.path, quarantine=quarantine)
             if store.config.drafts and model.grid_tokens == 1:
                 path = store.path / "drafts.sqlite"
                 self._drafts = DraftStore(path, self.namespace, quarantine=quarantine)
 
     def close(self) -> None:
-        for file in (self.history, self._figures, self._drafts):
+        for file in (self.history, self.figures, self._drafts):
             if file is not None:
                 file.close()
 
@@ -106,7 +106,7 @@ class Learner:
     def count(self, usage: Usage) -> None:
         """Count a request by outcome and reason, and apart by plan version and model."""
         self._count(["requests", f"outcome_{usage.outcome}", f"reason_{usage.reason}"])
-        figures = self._figures
+        figures = self.figures
         if figures is not None and usage.outcome != "bypass":
             self.store.writer.submit(lambda: figures.add(usage, model=self.namespace))
 

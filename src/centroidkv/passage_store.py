@@ -11,8 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from centroidkv.kv.blocks import Match, Piece, block_id, chain, namespace_id, split
+from centroidkv.kv.blocks import Match, Piece, block_id, chain, is_root, namespace_id, split
 from centroidkv.kv.codec import BlockCoder
+from centroidkv.kv.holdings import note_owner
 from centroidkv.kv.tiers import Place, TieredBlocks
 from centroidkv.prompt_heads import Head
 from centroidkv.protocols import BlendingSequence
@@ -48,6 +49,7 @@ class PassageStore:
     def __init__(self, blocks: TieredBlocks, namespace: str) -> None:
         self._blocks = blocks
         self._namespace = namespace
+        self._noted: set[str] = set()  # roots whose owner the manifest knows
 
     def root(self, head: Head) -> str:
         """Return what the chains of passages behind a head begin with."""
@@ -99,6 +101,9 @@ class PassageStore:
         self._blocks.keep(pieces)
 
     def persist(self, pieces: Sequence[Piece]) -> None:
+        for root in {p.parent for p in pieces if is_root(p.parent)} - self._noted:
+            note_owner(self._blocks.disk.manifest, root, self._namespace)
+            self._noted.add(root)
         self._blocks.persist(pieces)
 
 

@@ -73,8 +73,27 @@ class PromptHeads:
             if self._find(tuple(head)) is None and len(head) >= LEAST_TOKENS:
                 self._keep(tuple(head))
 
+    def held(self) -> list[Head]:
+        """Return the known heads and the beginnings of recent prompts."""
+        with self._lock:
+            return [*self._heads, *self._recent]
+
+    def forget(self, heads: Sequence[Head]) -> None:
+        """Let go of heads, here and in the file."""
+        with self._lock:
+            kept = [h for h in self._recent if h not in heads]
+            self._recent.clear()
+            self._recent.extend(kept)
+            known = len(self._heads)
+            self._heads = [h for h in self._heads if h not in heads]
+            if len(self._heads) < known:
+                self._write()
+
     def _keep(self, head: Head) -> None:
         self._heads = [*self._heads, head][-MOST_HEADS:]
+        self._write()
+
+    def _write(self) -> None:
         if self._path is None:
             return
         try:

@@ -28,6 +28,7 @@ import json
 import logging
 import sqlite3
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +146,18 @@ class Store:
         else:
             self._centroids.drop(plan_id)
 
+    def erase_index(self, plan_ids: Sequence[str]) -> None:
+        """Delete the centroids of plans that are not open, and what Chroma's files keep of them.
+
+        Raises:
+            IndexUnavailable: Chroma is down, or another process has the folder open.
+        """
+        if self.config.chroma is not None:
+            for plan_id in plan_ids:
+                self.drop_index(plan_id)
+        elif (self.path / "chroma").exists():
+            self._centroids.erase(plan_ids)
+
     def require_writable(self, purpose: str) -> None:
         """Refuse what only makes sense when it can be kept.
 
@@ -197,6 +210,12 @@ class _EmbeddedCentroids:
         self._lock = threading.Lock()
 
     def open(self, plan: Plan) -> CentroidIndex:
+        return self._embedded().open(plan)
+
+    def erase(self, plan_ids: Sequence[str]) -> None:
+        self._embedded().erase(plan_ids)
+
+    def _embedded(self) -> "EmbeddedChroma":
         from centroidkv.routing.chroma_index import EmbeddedChroma
 
         with self._lock:
@@ -204,7 +223,7 @@ class _EmbeddedCentroids:
                 self._chroma = EmbeddedChroma(
                     self._folder / "chroma", quarantine=self._folder / "quarantine"
                 )
-        return self._chroma.open(plan)
+            return self._chroma
 
     def drop(self, plan_id: str) -> None:
         if self._chroma is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from centroidkv.kv.policies import POLICIES, worth
 from centroidkv.sqlite_files import open_to_read, open_to_write
+from centroidkv.sqlite_scrubbing import NOW_S
 
 __all__ = ["open_manifest", "settle_depths"]
 
@@ -28,6 +29,9 @@ CREATE TABLE IF NOT EXISTS pins (
 CREATE TABLE IF NOT EXISTS remotes (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS clocks (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS owners (
+    namespace TEXT PRIMARY KEY, owner TEXT NOT NULL, model TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TRIGGER IF NOT EXISTS block_added AFTER INSERT ON blocks BEGIN
     INSERT INTO counters VALUES ('disk_bytes', NEW.num_bytes)
     ON CONFLICT (name) DO UPDATE SET value = value + NEW.num_bytes;
@@ -43,7 +47,18 @@ _ADDED = {
     "worth": "REAL NOT NULL DEFAULT 0",
     "level": "TEXT NOT NULL DEFAULT 'raw'",
     "in_remote": "INTEGER NOT NULL DEFAULT 0",
+    "stored_s": "INTEGER NOT NULL DEFAULT 0",  # Unix time of the last use, to a minute
 }
+# SQLite notes the time itself, so that nothing that writes a row can forget to.
+_STAMPS = f"""
+CREATE TRIGGER IF NOT EXISTS block_stored AFTER INSERT ON blocks BEGIN
+    UPDATE blocks SET stored_s = {NOW_S} WHERE id = NEW.id;
+END;
+CREATE TRIGGER IF NOT EXISTS block_used AFTER UPDATE OF last_used ON blocks
+WHEN abs({NOW_S} - NEW.stored_s) > 60 BEGIN
+    UPDATE blocks SET stored_s = {NOW_S} WHERE id = NEW.id;
+END;
+"""
 _DEPTHS = """
 WITH RECURSIVE placed (id, depth) AS (
     SELECT id, 0 FROM blocks WHERE parent = namespace
@@ -83,6 +98,8 @@ def _reading(path: Path) -> sqlite3.Connection:
         db.execute(f"CREATE TEMP VIEW blocks AS SELECT *, {columns} FROM main.blocks")
         for table in ("pins (plan, cluster, in_memory)", "clocks (name, value)"):
             db.execute(f"CREATE TEMP TABLE {table}")
+    if not db.execute("SELECT 1 FROM main.sqlite_master WHERE name = 'owners'").fetchall():
+        db.execute("CREATE TEMP TABLE owners (namespace, owner, model)")
     db.execute("SELECT 1 FROM blocks LIMIT 1")
     return db
 
@@ -101,12 +118,15 @@ def _bring_up(db: sqlite3.Connection) -> None:
             db.execute(f"ALTER TABLE blocks ADD COLUMN {name} {_ADDED[name]}")
         if missing:
             settle_depths(db)
+        if "stored_s" in missing:
+            db.execute(f"UPDATE blocks SET stored_s = {NOW_S}")
         # A write in any case: a file that cannot take one is to be noticed before a request is.
         db.execute(f"PRAGMA user_version = {VERSION}")
     except BaseException:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+    db.executescript(_STAMPS)
 
 
 def settle_depths(db: sqlite3.Connection) -> None:

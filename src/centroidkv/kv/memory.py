@@ -3,6 +3,7 @@
 import bisect
 import heapq
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ class _Entry:
     block: KVBlock
     depth_tokens: int
     standing: Standing
+    used_s: float = 0.0
 
     @property
     def end(self) -> int:
@@ -60,6 +62,11 @@ class MemoryBlocks:
         """Return a block without counting that as a use."""
         entry = self._entries.get(block)
         return entry.block if entry else None
+
+    def used_s(self) -> dict[str, float]:
+        """Return when each block was used last, Unix time."""
+        with self._lock:
+            return {block: entry.used_s for block, entry in self._entries.items()}
 
     def piece(self, block: str) -> Piece | None:
         """Return a block with its place in its sequence."""
@@ -110,6 +117,7 @@ class MemoryBlocks:
 
     def _use(self, block: str, entry: _Entry) -> None:
         self._clock += 1
+        entry.used_s = time.time()
         standing = entry.standing
         standing.last_used, standing.uses = self._clock, standing.uses + 1
         standing.worth = worth(

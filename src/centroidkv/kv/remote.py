@@ -219,6 +219,19 @@ class RemoteBlocks:
         self._known.written(block, {level: len(sealed[names[level]]) for level in files})
         return True
 
+    # forgetting
+
+    def names(self) -> list[str] | None:
+        """Return the names of all entries; None if the remote does not tell."""
+        listed = self._kept_house([lambda: [e.name for e in self._store.listing()]])[0]
+        return listed.value if listed is not None else None
+
+    def erase(self, names: Sequence[str]) -> bool:
+        """Delete entries, whoever wrote them; tell whether all are gone."""
+        if self.settings.read_only and names:
+            return False
+        return not names or self._deleted(names)
+
     def _make_room(self, num_bytes: int, parent: str) -> bool:
         if self.budget is None or self.budget.has_room(num_bytes):
             return True

@@ -305,6 +305,23 @@ class ArenaPool:
             while self._free and sum(a.num_bytes for a in self._free) > self.budget_bytes:
                 self._free.pop(0)
 
+    def held(self, namespace: str) -> list[Resident]:
+        """Return what idle arenas hold of a namespace."""
+        with self._lock:
+            return [a.resident for a in self._free if a.resident.namespace == namespace]
+
+    def forget(self, namespace: str) -> int:
+        """Give back the memory of a namespace's idle arenas; return how many these were.
+
+        One that running sequences read only loses its name: its memory goes with them.
+        """
+        with self._lock:
+            own = [a for a in self._free if a.resident.namespace == namespace]
+            for arena in own:
+                arena.resident = NOBODY
+            self._free = [a for a in self._free if a not in own]
+            return len(own)
+
 
 def _rounded(capacity: int) -> int:
     return -(-capacity // GRAIN_TOKENS) * GRAIN_TOKENS

@@ -196,6 +196,18 @@ class SharedArenas:
         """Count the leading tokens of `wanted` that an idle arena holds."""
         return self._pool.shared(0, wanted)
 
+    def held(self, namespace: str) -> list[tuple[int, ...]]:
+        """Return the token ids whose KV idle arenas of a namespace hold."""
+        return [tuple(map(int, r.token_ids)) for r in self._pool.held(namespace)]
+
+    def forget(self, namespace: str) -> int:
+        """Let go of a namespace's idle arenas; return how many. Running sequences are let end."""
+        with self._changed:
+            for lender in tuple(self._lenders.values()):
+                if not lender.is_open and lender.resident.namespace == namespace:
+                    lender.resident = NOBODY
+            return self._pool.forget(namespace)
+
     def working(self, kv: SequenceKV) -> None:
         """Note that a sequence computes its prompt: others may wait for its prefix."""
         self._note(kv, is_working=True)

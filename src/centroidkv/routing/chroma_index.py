@@ -13,8 +13,6 @@ routes from the plan in memory.
 import contextlib
 import json
 import logging
-import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +27,13 @@ from filelock import FileLock, Timeout
 
 from centroidkv.errors import IndexUnavailable
 from centroidkv.files import write_atomic
-from centroidkv.fingerprint import folder_digest
+from centroidkv.routing.index_folder import (
+    digest_of,
+    erase_folder,
+    prepare_folder,
+    scrub_file,
+    zero_unused,
+)
 from centroidkv.routing.memory_index import MemoryIndex
 from centroidkv.routing.plan import Plan
 from centroidkv.types import Cluster, FloatArray
@@ -134,6 +138,13 @@ class ChromaIndex:
         problems = [f"chroma: {len(wrong)} centroids are missing or differ"] if wrong else []
         return problems + ([f"chroma: {extra} centroids belong to no cluster"] if extra else [])
 
+    def representatives(self) -> dict[str, str]:
+        """Return the representative of each entry, as Chroma has it."""
+        with _translated():
+            rows = self._collection.get(include=["metadatas"])
+        entries = zip(rows["ids"], rows["metadatas"], strict=True)
+        return {entry: str(about["representative"]) for entry, about in entries}
+
     def close(self) -> None:
         with _translated():
             self._release()
@@ -196,7 +207,7 @@ def embedded_faults(folder: Path) -> list[str]:
         with lock.acquire(timeout=0):
             seal = folder.with_name("chroma.digest")
             sealed = seal.read_text() if seal.exists() else ""
-            if folder.exists() and sealed != _digest(folder):
+            if folder.exists() and sealed != digest_of(folder):
                 return [f"{folder}: damaged or not closed cleanly; it is rebuilt when opened"]
     except (Timeout, OSError):
         # In use by its owner, or not ours to lock.
@@ -246,6 +257,22 @@ class EmbeddedChroma:
                 raise IndexUnavailable(f"{self._folder} is not open in this process")
             _drop(self._client, plan_id)
 
+    def erase(self, plan_ids: Sequence[str]) -> None:
+        """Delete the collections of plans that are not open, and what files still hold of them.
+
+        Where nothing is open the whole folder goes; it is made again from the plans.
+
+        Raises:
+            IndexUnavailable: Another process has the folder open, or Chroma refuses.
+        """
+        with self._lock:
+            if self._client is None:
+                erase_folder(self._folder)
+                return
+            for plan_id in plan_ids:
+                _drop(self._client, plan_id)
+            scrub_file(self._folder / "chroma.sqlite3")
+
     def _open_folder(self) -> None:
         try:
             self._file_lock.acquire(timeout=0)
@@ -256,7 +283,7 @@ class EmbeddedChroma:
             ) from error
         self._is_sound = True
         try:
-            _prepare(self._folder, self._quarantine)
+            prepare_folder(self._folder, self._quarantine)
             with _translated():
                 self._client = chromadb.PersistentClient(
                     path=str(self._folder), settings=_settings()
@@ -273,32 +300,13 @@ class EmbeddedChroma:
             client, self._client = self._client, None
             try:
                 client.close()
+                zero_unused(self._folder)
                 if self._is_sound:
                     write_atomic(
-                        self._folder.with_name("chroma.digest"), _digest(self._folder).encode()
+                        self._folder.with_name("chroma.digest"), digest_of(self._folder).encode()
                     )
             finally:
                 self._file_lock.release()
-
-
-def _prepare(folder: Path, quarantine: Path) -> None:
-    """Leave a folder that is safe to open: sound as last closed, or empty."""
-    seal = folder.with_name("chroma.digest")
-    if folder.exists():
-        expected = seal.read_text() if seal.exists() else ""
-        if expected != _digest(folder):
-            _log.warning(
-                "%s was not closed cleanly or is damaged; it is rebuilt from the plan", folder
-            )
-            quarantine.mkdir(mode=0o700, exist_ok=True)
-            shutil.rmtree(quarantine / "chroma", ignore_errors=True)
-            os.replace(folder, quarantine / "chroma")
-    seal.unlink(missing_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-
-
-def _digest(folder: Path) -> str:
-    return folder_digest([p for p in folder.rglob("*") if p.is_file()], root=folder)
 
 
 def _settings() -> Settings:

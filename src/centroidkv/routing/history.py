@@ -17,6 +17,7 @@ import numpy as np
 
 from centroidkv.files import set_aside
 from centroidkv.sqlite_files import open_to_write
+from centroidkv.sqlite_scrubbing import erasing, scrub
 from centroidkv.types import FloatArray, Passage
 
 _log = logging.getLogger("centroidkv")
@@ -190,6 +191,46 @@ class History:
                 "UPDATE seen SET is_placed = 1 WHERE namespace = ? AND question = ?",
                 [(self.namespace, q) for q in questions],
             )
+
+    # forgetting
+
+    def older(self, before_s: float) -> list[Asked]:
+        """Return what came in requests and was asked last before a time; no build gave it."""
+        return self._select("NOT is_built AND last_seen_s < ?", before_s)
+
+    def forget(self, questions: Sequence[str]) -> None:
+        """Remove questions, as they are written here."""
+        with self._writing() as db:
+            erasing(db)
+            db.executemany(
+                "DELETE FROM seen WHERE namespace = ? AND question = ?",
+                [(self.namespace, q) for q in questions],
+            )
+
+    def clear(self) -> None:
+        """Remove every question and passage of this namespace."""
+        with self._writing() as db:
+            erasing(db)
+            for table in ("seen", "passages"):
+                db.execute(f"DELETE FROM {table} WHERE namespace = ?", (self.namespace,))
+
+    def settle_clock(self, now_s: float) -> None:
+        """Take what seems to come from after `now_s` for new: the clock was set back."""
+        with self._writing() as db:
+            query = "UPDATE seen SET last_seen_s = ? WHERE last_seen_s > ?"
+            db.execute(query, (now_s, now_s))
+
+    def oldest_s(self) -> float | None:
+        """Return when the question longest not asked was asked, None for none."""
+        query = "SELECT MIN(last_seen_s) FROM seen WHERE namespace = ? AND NOT is_built"
+        with self._lock:
+            found: float | None = self._db.execute(query, (self.namespace,)).fetchone()[0]
+        return found
+
+    def scrub(self) -> bool:
+        """Rewrite the file without what was removed; tell whether that could be done."""
+        with self._lock:
+            return scrub(self._db)
 
     def count(self) -> int:
         with self._lock:

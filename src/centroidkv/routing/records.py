@@ -6,6 +6,7 @@ passages occur in its prompt. A ContextVar set in the retriever's branch is not 
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 from centroidkv.types import Record
 
@@ -22,6 +23,19 @@ class RecordRing:
     def put(self, record: Record) -> None:
         with self._lock:
             self._records.append(record)
+
+    def all(self) -> list[Record]:
+        """Return the records, oldest first."""
+        with self._lock:
+            return list(self._records)
+
+    def forget(self, records: Sequence[Record]) -> None:
+        """Let go of records."""
+        gone = {id(record) for record in records}
+        with self._lock:
+            kept = [r for r in self._records if id(r) not in gone]
+            self._records.clear()
+            self._records.extend(kept)
 
     def find(self, text: str) -> Record | None:
         """Return the latest record whose passages all occur in `text`.

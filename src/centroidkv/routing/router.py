@@ -202,11 +202,21 @@ class Router:
                 serving.index.put(serving.plan.clusters, serving.plan.reduced())
 
     def close(self) -> None:
+        """Let go of every plan; `use` begins anew."""
         with self._lock:
             for serving in (self._trial, self._current):
                 if serving is not None:
                     self._close(serving.index)
-            self._current = self._trial = None
+            self._current = self._trial = self._left = None
+
+    def indexed(self) -> dict[str, str]:
+        """Return the representatives that the indexes of the plans that serve hold, by entry."""
+        found: dict[str, str] = {}
+        for serving in (self._current, self._trial):
+            representatives = getattr(serving.index, "representatives", None) if serving else None
+            if serving is not None and representatives is not None:
+                found |= {f"{serving.plan.id}/{c}": t for c, t in representatives().items()}
+        return found
 
     def _close(self, index: CentroidIndex) -> None:
         try:

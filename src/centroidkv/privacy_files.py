@@ -1,0 +1,107 @@
+"""Files of a store that hold texts, or figures of one tenant; see `Place` for the contract."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from centroidkv.figures import FigureFile, read_figures
+from centroidkv.files import write_atomic
+from centroidkv.kv.holdings import Holdings
+from centroidkv.privacy_report import Held
+from centroidkv.privacy_wanted import Wanted
+from centroidkv.types import Passage
+
+__all__ = ["FiguresPlace", "PassageFilePlace", "QuarantinePlace"]
+
+
+class FiguresPlace:
+    """What requests of a tenant cost: numbers, which go with everything else."""
+
+    name = "figures"
+
+    def __init__(self, figures: FigureFile, folder: Path, holdings: Holdings) -> None:
+        self._figures = figures
+        self._folder = folder
+        self._holdings = holdings
+
+    def find(self, wanted: Wanted) -> list[Held]:
+        if not wanted.everything:
+            return []
+        own = self._holdings.namespaces()
+        return [
+            Held(self.name, f.plan or f.model, "", {"requests": f.requests})
+            for f in read_figures(self._folder)
+            if f.model in own
+        ]
+
+    def forget(self, wanted: Wanted) -> int:
+        found = self.find(wanted)
+        if wanted.everything:
+            self._figures.forget(self._holdings.namespaces())
+        return len(found)
+
+    def scrub(self) -> str | None:
+        return None if self._figures.scrub() else "figures.sqlite is in use and keeps a rest"
+
+
+class PassageFilePlace:
+    """The knowledge base of a store that the command line built. It is nobody's but the store's."""
+
+    name = "passages"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def find(self, wanted: Wanted) -> list[Held]:
+        return [Held(self.name, p.id, p.text) for _, p in self._rows() if wanted.is_passage(p)]
+
+    def _rows(self) -> Iterator[tuple[str, Passage]]:
+        if not self._path.exists():
+            return
+        for line in self._path.read_text("utf-8").splitlines():
+            try:
+                row = json.loads(line)
+                yield line, Passage(str(row.get("id", "")), str(row.get("text", "")))
+            except (ValueError, AttributeError):
+                continue
+
+    def forget(self, wanted: Wanted) -> int:
+        rows = list(self._rows())
+        kept = [line for line, passage in rows if not wanted.is_passage(passage)]
+        if len(kept) < len(rows):
+            write_atomic(self._path, "".join(f"{line}\n" for line in kept).encode())
+        return len(rows) - len(kept)
+
+    def scrub(self) -> str | None:
+        return None
+
+
+class QuarantinePlace:
+    """Damaged files, set aside. Nothing tells what they hold, so all of them go with any text."""
+
+    name = "quarantine"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, wanted: Wanted) -> list[Held]:
+        return [Held(self.name, path.name, "") for path in self._found(wanted)]
+
+    def _found(self, wanted: Wanted) -> list[Path]:
+        found = sorted(self._folder.glob("*"))
+        if wanted.before_s is None:
+            return found
+        return [path for path in found if path.stat().st_mtime < wanted.before_s]
+
+    def forget(self, wanted: Wanted) -> int:
+        found = self._found(wanted)
+        for path in found:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        return len(found)
+
+    def scrub(self) -> str | None:
+        return None

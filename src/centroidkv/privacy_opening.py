@@ -1,0 +1,82 @@
+"""Which places one engine's tenant has things in, and whose namespaces are whose."""
+
+import logging
+import sqlite3
+
+from centroidkv.forget_log import ForgetLog
+from centroidkv.kv.blocks import namespace_id
+from centroidkv.kv.holdings import Holdings, note_owner
+from centroidkv.learning import Learner
+from centroidkv.policies import Policies
+from centroidkv.privacy import Privacy
+from centroidkv.privacy_blocks import BlocksPlace
+from centroidkv.privacy_files import FiguresPlace, PassageFilePlace, QuarantinePlace
+from centroidkv.privacy_places import (
+    AnswersPlace,
+    ArenasPlace,
+    DraftsPlace,
+    HeadsPlace,
+    HistoryPlace,
+    RecordsPlace,
+)
+from centroidkv.privacy_plans import PlansPlace
+from centroidkv.privacy_report import Place
+from centroidkv.protocols import CausalModel
+from centroidkv.routing.records import RecordRing
+
+_log = logging.getLogger("centroidkv")
+
+__all__ = ["open_privacy"]
+
+
+def open_privacy(
+    learner: Learner, model: CausalModel, records: RecordRing, policies: Policies
+) -> Privacy:
+    """Put the places of one engine together, in the order in which they are emptied.
+
+    What leads to the rest goes first: a request that comes meanwhile finds less and less.
+    """
+    store = learner.store
+    owner = namespace_id("owner", store.config.tenant)
+    holdings = Holdings(store.blocks, owner)
+    places: list[Place] = [
+        RecordsPlace(records),
+        ArenasPlace(model, policies.exact.residence),
+        HeadsPlace(policies.blend.heads, model),
+        PlansPlace(store, learner.versions, learner.router),
+    ]
+    if not store.read_only:
+        _note(learner, model, owner)
+        places += _kept_in_files(learner, model, holdings)
+    places.append(BlocksPlace(holdings, model))
+
+    def flush() -> None:
+        policies.flush()
+        store.writer.flush()
+
+    return Privacy(store.config.tenant, places, ForgetLog(store.path), flush)
+
+
+def _kept_in_files(learner: Learner, model: CausalModel, holdings: Holdings) -> list[Place]:
+    folder = learner.store.path
+    places: list[Place] = []
+    if learner.history is not None:
+        places.append(HistoryPlace(learner.history))
+    places.append(AnswersPlace(folder, holdings, model))
+    places.append(DraftsPlace(folder / "drafts.sqlite", holdings, model))
+    if learner.figures is not None:
+        places.append(FiguresPlace(learner.figures, folder, holdings))
+    if not learner.store.config.tenant:  # the command line's own, which knows no tenants
+        places.append(PassageFilePlace(folder / "passages.jsonl"))
+    places.append(QuarantinePlace(folder / "quarantine"))
+    return places
+
+
+def _note(learner: Learner, model: CausalModel, owner: str) -> None:
+    """Note whose this engine's namespaces are, for one that has another model or embedder."""
+    manifest = learner.store.blocks.disk.manifest
+    try:
+        note_owner(manifest, learner.namespace, owner, model=model.fingerprint)
+        note_owner(manifest, learner.versions.namespace, owner)
+    except sqlite3.Error as error:
+        _log.warning("the manifest could not note whose KV this is: %s", error)
