@@ -19,6 +19,7 @@
     passages.jsonl      the knowledge base of a store built by the command line
     heads/              what prompts begin with, for passages that are blended
     gate/               how far each model's blended prompts were from computed ones
+    locks/              held while a prefix is computed, so that one process does
     quarantine/         damaged files, set aside
 """
 
@@ -48,6 +49,7 @@ from centroidkv.protocols import CentroidIndex
 from centroidkv.queueing import RequestQueue
 from centroidkv.remote_settings import RemoteSettings
 from centroidkv.routing.plan import Plan, PlanFolder
+from centroidkv.single_flight import SingleFlight
 from centroidkv.streaming import StreamingPolicy
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Store:
         self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)
         self.blocks.promotion.later = lambda job, size: self.writer.submit(job, num_bytes=size)
         self.prefill_speed = PrefillSpeed()
+        self.flights = SingleFlight(path / "locks")
         self.streaming = StreamingPolicy(
             self.blocks.meter, self.prefill_speed, objective_s=config.ttft_objective_s
         )
