@@ -178,9 +178,14 @@ class Answering:
             self._restorer.restore(run, sequence)
             return None
         flight = self._sharing.restore(run, sequence)
-        if flight is not None and not self._learner.keeps(self._told(run)[0], run.is_conversation):
+        if flight is None:
+            return None
+        outcome, _ = self._told(run)
+        if not self._learner.keeps(outcome, run.is_conversation):
             flight.land()
             return None
+        # Said now: what is handed on will stand in the store when the answer ends.
+        run.miss_reason = self._miss_reason(run)
         return flight
 
     # 5
@@ -265,6 +270,7 @@ class Answering:
             exact_tokens=run.exact_tokens,
             sound=run.sound,
             handed_on=run.handed_on,
+            token_bytes=run.token_bytes,
         )
         return replace(usage, stored_tokens=self._learner.after(answered, sequence))
 

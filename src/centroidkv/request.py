@@ -127,6 +127,7 @@ class Run:
     filling: Filling | None = None
     exact_tokens: int | None = None
     handed_on: int = 0  # leading tokens whose KV is on its way into the store already
+    token_bytes: int = 0  # of that KV
     load_s: float = 0.0
     prefill_s: float = 0.0
     ttft_s: float = 0.0

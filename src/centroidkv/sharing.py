@@ -71,6 +71,7 @@ class Sharing:
         pieces = self._learner.cut(kept, sequence, start=start)
         self._learner.store.blocks.keep(pieces)
         run.handed_on = len(kept)
+        run.token_bytes = pieces[0].token_bytes
 
         def write() -> None:
             try:
