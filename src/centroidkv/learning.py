@@ -51,6 +51,7 @@ class Answered:
     sound: int
     exact_tokens: int | None = None
     handed_on: int = 0  # leading tokens that the store was given before the answer
+    token_bytes: int = 0  # of their KV
 
 
 class Learner:
@@ -136,12 +137,15 @@ class Learner:
         elif answered.is_conversation:
             # The last token decoded has no KV: it was never run.
             kept = (*kept, *answered.answer)[: sequence.num_tokens]
-        if self.keeps(usage.outcome, answered.is_conversation) and len(kept) > stored:
-            pieces = self.cut(kept, sequence, start=max(stored, answered.handed_on))
+        given = max(stored, answered.handed_on)
+        if self.keeps(usage.outcome, answered.is_conversation) and len(kept) > given:
+            pieces = self.cut(kept, sequence, start=given)
             self.store.blocks.keep(pieces)
         size = sum(p.block.num_bytes for p in pieces)
         queued = self.store.writer.submit(lambda: self._later(answered, pieces), num_bytes=size)
-        return len(kept) - stored if pieces and queued else 0
+        if not queued:
+            return max(0, answered.handed_on - stored)
+        return len(kept) - stored if pieces else given - stored
 
     @staticmethod
     def keeps(outcome: Outcome, is_conversation: bool) -> bool:  # noqa: FBT001
@@ -180,7 +184,10 @@ class Learner:
                 self._remember(record)
                 plan = self.router.plan_of(record.route) or self.router.plan
                 cluster = self._cluster_of(record)
-                has_kv = pieces and self._has_room(record, answered.prompt, answered.where, pieces)
+                token_bytes = pieces[0].token_bytes if pieces else answered.token_bytes
+                has_kv = token_bytes and self._has_room(
+                    record, answered.prompt, answered.where, token_bytes
+                )
                 if plan and cluster and has_kv:
                     self.fill(plan, cluster, answered.prompt, answered.where)
 
@@ -188,24 +195,24 @@ class Learner:
         self, pieces: list[Piece], record: Record | None, prompt: Prompt, where: Layout
     ) -> list[Piece]:
         """Put blocks onto disk, but for those that the domain's budget has no room for."""
-        is_of_cluster = bool(pieces and record and record.passages)
-        if record and is_of_cluster and not self._has_room(record, prompt, where, pieces):
-            self.store.blocks.disk.manifest.count(["over_domain_budget"])
-            return []
+        if record and record.passages and pieces:
+            has_room = self._has_room(record, prompt, where, pieces[0].token_bytes)
+            if not has_room:
+                self.store.blocks.disk.manifest.count(["over_domain_budget"])
+                return []
         self.store.blocks.persist(pieces)
         return pieces
 
-    def _has_room(self, record: Record, prompt: Prompt, where: Layout, pieces: list[Piece]) -> bool:
+    def _has_room(self, record: Record, prompt: Prompt, where: Layout, token_bytes: int) -> bool:
         """Tell whether the domain of the cluster that a request began with may store its KV."""
         plan, cluster = self.router.plan_of(record.route), self._cluster_of(record)
         if plan is None or cluster is None:
             return True
-        block = pieces[0].block
         return self._budgets.has_room(
             plan,
             cluster,
             prompt.token_ids[: where.pins_end or None],
-            bytes_per_token=block.num_bytes // block.num_tokens,
+            bytes_per_token=token_bytes,
         )
 
     def _cluster_of(self, record: Record) -> Cluster | None:
