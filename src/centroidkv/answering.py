@@ -25,11 +25,14 @@ from centroidkv.request import Request, Run, user_text_of, without
 from centroidkv.restoring import Restorer
 from centroidkv.routing.admission import distance
 from centroidkv.routing.records import RecordRing
+from centroidkv.sharing import Sharing
+from centroidkv.single_flight import Flight
 from centroidkv.types import (
     Chunk,
     Completion,
     Drafts,
     Message,
+    Outcome,
     Prompt,
     Reason,
     Record,
@@ -65,6 +68,7 @@ class Answering:
         self._learner = learner
         self._queue = learner.store.requests
         self._restorer = Restorer(model, blocks, learner)
+        self._sharing = Sharing(model, learner, self._restorer)
         self._warned_order = False
         # KV that an arena still holds is found by this engine alone: neither by another tenant
         # nor by another store with the same model.
@@ -102,14 +106,20 @@ class Answering:
         limit = self.model.context_tokens - len(run.prompt)
         sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, limit))
         sequence = self._open_sequence(run, len(run.prompt) + sampling.max_tokens)
+        flight: Flight | None = None
         try:
             if request.reuse != "off":
-                self._restorer.restore(run, sequence)
+                flight = self._restore(run, sequence)
             self._fill(run, sequence)
+            if flight is not None:
+                self._sharing.hand_on(run, sequence, flight)
+                flight = None  # lands when the blocks are on disk
             if run.reused or run.exact_tokens is not None:
                 run.kv_precision = self._learner.kv_precision
             yield from self._decode(run, sampling, sequence)
         finally:
+            if flight is not None:
+                flight.land()
             sequence.close()
 
     # 1, 2
@@ -162,6 +172,21 @@ class Answering:
         if run.request.reuse == "off":
             return self.model.open_sequence(capacity)
         return self.model.open_sequence(capacity, run.prompt.token_ids, namespace=self.residence)
+
+    def _restore(self, run: Run, sequence: RunningSequence) -> Flight | None:
+        if self._learner.store.read_only or run.filling is not None or not run.learns:
+            self._restorer.restore(run, sequence)
+            return None
+        flight = self._sharing.restore(run, sequence)
+        if flight is None:
+            return None
+        outcome, _ = self._told(run)
+        if not self._learner.keeps(outcome, run.is_conversation):
+            flight.land()
+            return None
+        # Said now: what is handed on will stand in the store when the answer ends.
+        run.miss_reason = self._miss_reason(run)
+        return flight
 
     # 5
 
@@ -228,14 +253,7 @@ class Answering:
             return usage
         if not run.learns:
             return usage
-        outcome, reason = classify(
-            run.prompt,
-            run.where,
-            run.record,
-            reused=run.reused,
-            miss=run.problem or self._miss_reason(run),
-            grid=self.model.grid_tokens,
-        )
+        outcome, reason = self._told(run)
         if run.recomputed and outcome == "partial":
             reason = run.problem or "computed_faster"
         usage = replace(usage, outcome=outcome, reason=reason)
@@ -244,15 +262,27 @@ class Answering:
         answered = Answered(
             prompt=run.prompt,
             answer=tuple(t.id for t in tokens),
-            is_conversation=not isinstance(run.request.prompt, str),
+            is_conversation=run.is_conversation,
             record=run.record,
             where=run.where,
             usage=usage,
             match=run.match,
             exact_tokens=run.exact_tokens,
             sound=run.sound,
+            handed_on=run.handed_on,
+            token_bytes=run.token_bytes,
         )
         return replace(usage, stored_tokens=self._learner.after(answered, sequence))
+
+    def _told(self, run: Run) -> tuple[Outcome, Reason]:
+        return classify(
+            run.prompt,
+            run.where,
+            run.record,
+            reused=run.reused,
+            miss=run.problem or self._miss_reason(run),
+            grid=self.model.grid_tokens,
+        )
 
     def count(self, usage: Usage) -> None:
         """Count a request that was answered without learning from it."""

@@ -24,7 +24,7 @@ from centroidkv.routing.plan import Plan
 from centroidkv.routing.projection import identity
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
-from centroidkv.types import Cluster, Drafts, Passage, Prompt, Record, Usage
+from centroidkv.types import Cluster, Drafts, Outcome, Passage, Prompt, Record, Usage
 from centroidkv.versions import Versions
 
 _log = logging.getLogger("centroidkv")
@@ -50,6 +50,8 @@ class Answered:
     match: Match
     sound: int
     exact_tokens: int | None = None
+    handed_on: int = 0  # leading tokens that the store was given before the answer
+    token_bytes: int = 0  # of their KV
 
 
 class Learner:
@@ -110,6 +112,10 @@ class Learner:
         if figures is not None and usage.outcome != "bypass":
             self.store.writer.submit(lambda: figures.add(usage, model=self.namespace))
 
+    def tally(self, counter: str) -> None:
+        """Count something that befell a request."""
+        self._count([counter])
+
     def _count(self, names: list[str]) -> None:
         if not self.store.read_only:
             self.store.writer.submit(lambda: self.store.blocks.disk.manifest.count(names))
@@ -131,13 +137,20 @@ class Learner:
         elif answered.is_conversation:
             # The last token decoded has no KV: it was never run.
             kept = (*kept, *answered.answer)[: sequence.num_tokens]
-        is_new = answered.is_conversation or usage.outcome in ("miss", "partial")
-        if is_new and len(kept) > stored:
-            pieces = self.cut(kept, sequence, start=stored)
+        given = max(stored, answered.handed_on)
+        if self.keeps(usage.outcome, answered.is_conversation) and len(kept) > given:
+            pieces = self.cut(kept, sequence, start=given)
             self.store.blocks.keep(pieces)
         size = sum(p.block.num_bytes for p in pieces)
         queued = self.store.writer.submit(lambda: self._later(answered, pieces), num_bytes=size)
-        return len(kept) - stored if pieces and queued else 0
+        if not queued:
+            return max(0, answered.handed_on - stored)
+        return len(kept) - stored if pieces else given - stored
+
+    @staticmethod
+    def keeps(outcome: Outcome, is_conversation: bool) -> bool:  # noqa: FBT001
+        """Tell whether the KV of such an answer is kept; what is only a question is not."""
+        return is_conversation or outcome in ("miss", "partial")
 
     def cut(
         self, token_ids: tuple[int, ...], sequence: RunningSequence, *, start: int
@@ -162,10 +175,7 @@ class Learner:
         blocks.touch([s.id for s in answered.match.steps])
         record = answered.record if answered.record and answered.record.passages else None
         try:
-            if pieces and record and not self._has_room(record, answered, pieces):
-                blocks.disk.manifest.count(["over_domain_budget"])
-                pieces = []
-            blocks.persist(pieces)
+            pieces = self.persist(pieces, record, answered.prompt, answered.where)
         finally:
             if self._drafts is not None and answered.answer:
                 scope = self._scope(answered.record)
@@ -174,20 +184,35 @@ class Learner:
                 self._remember(record)
                 plan = self.router.plan_of(record.route) or self.router.plan
                 cluster = self._cluster_of(record)
-                if plan and cluster and pieces and self._has_room(record, answered, pieces):
+                token_bytes = pieces[0].token_bytes if pieces else answered.token_bytes
+                has_kv = token_bytes and self._has_room(
+                    record, answered.prompt, answered.where, token_bytes
+                )
+                if plan and cluster and has_kv:
                     self.fill(plan, cluster, answered.prompt, answered.where)
 
-    def _has_room(self, record: Record, answered: Answered, pieces: list[Piece]) -> bool:
+    def persist(
+        self, pieces: list[Piece], record: Record | None, prompt: Prompt, where: Layout
+    ) -> list[Piece]:
+        """Put blocks onto disk, but for those that the domain's budget has no room for."""
+        if record and record.passages and pieces:
+            has_room = self._has_room(record, prompt, where, pieces[0].token_bytes)
+            if not has_room:
+                self.store.blocks.disk.manifest.count(["over_domain_budget"])
+                return []
+        self.store.blocks.persist(pieces)
+        return pieces
+
+    def _has_room(self, record: Record, prompt: Prompt, where: Layout, token_bytes: int) -> bool:
         """Tell whether the domain of the cluster that a request began with may store its KV."""
         plan, cluster = self.router.plan_of(record.route), self._cluster_of(record)
         if plan is None or cluster is None:
             return True
-        block = pieces[0].block
         return self._budgets.has_room(
             plan,
             cluster,
-            answered.prompt.token_ids[: answered.where.pins_end or None],
-            bytes_per_token=block.num_bytes // block.num_tokens,
+            prompt.token_ids[: where.pins_end or None],
+            bytes_per_token=token_bytes,
         )
 
     def _cluster_of(self, record: Record) -> Cluster | None:

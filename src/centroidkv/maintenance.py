@@ -26,7 +26,11 @@ __all__ = ["CheckReport", "StoreStats", "check_store", "store_stats"]
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """What a store holds. Counters are those of all processes since it was made."""
+    """What a store holds. Counters are those of all processes since it was made.
+
+    `chroma_server` is `closed` while this process asks its Chroma server, `open` or `half-open`
+    while that is left alone after failures; None without one.
+    """
 
     path: str
     num_blocks: int
@@ -46,6 +50,7 @@ class StoreStats:
     codec_reports: tuple[CodecReport, ...] = ()
     remote: RemoteStats | None = None
     pinned_clusters: tuple[PinnedCluster, ...] = ()
+    chroma_server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ def store_stats(store: Store) -> StoreStats:
         codec_reports=tuple(read_reports(store.path)),
         remote=remote_stats(store),
         pinned_clusters=tuple(pinned_clusters(store)),
+        chroma_server=store.centroids.server_state,
     )
 
 
@@ -184,7 +190,8 @@ def _check_index(
             repaired.append("put the plan's centroids into the index again")
         problems += faults
         return
-    from centroidkv.routing.chroma_index import EmbeddedChroma, embedded_faults
+    from centroidkv.routing.chroma_index import EmbeddedChroma
+    from centroidkv.routing.index_folder import embedded_faults
 
     folder = store.path / "chroma"
     faults = embedded_faults(folder)

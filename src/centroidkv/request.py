@@ -126,6 +126,8 @@ class Run:
     learns: bool = True
     filling: Filling | None = None
     exact_tokens: int | None = None
+    handed_on: int = 0  # leading tokens whose KV is on its way into the store already
+    token_bytes: int = 0  # of that KV
     load_s: float = 0.0
     prefill_s: float = 0.0
     ttft_s: float = 0.0
@@ -148,8 +150,24 @@ class Run:
             raise GenerationTimeout(timeout_s=limit or 0.0, num_tokens=0)
         return place
 
+    @property
+    def is_conversation(self) -> bool:
+        """Whether the next prompt may continue this one."""
+        return not isinstance(self.request.prompt, str)
+
+    @property
+    def seconds(self) -> float:
+        """How long the request is under way."""
+        return time.perf_counter() - self.begin
+
+    @property
+    def left_s(self) -> float | None:
+        """How long it may still take; None for as long as it takes."""
+        limit = self.request.sampling.timeout_s
+        return None if limit is None else self._left(limit)
+
     def _left(self, limit: float) -> float:
-        return limit - (time.perf_counter() - self.begin)
+        return limit - self.seconds
 
     def check_time(self, num_tokens: int) -> None:
         """Raise `GenerationTimeout` when the request's time is up."""

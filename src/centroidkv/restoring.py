@@ -8,6 +8,7 @@ blocks are stored.
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from centroidkv.kv.bandwidth import Tier
 from centroidkv.kv.blocks import BLOCK_TOKENS, Step
@@ -59,6 +60,15 @@ class Restorer:
             else:
                 self._stream(run, sequence, missing)
         run.load_s = time.perf_counter() - started - run.prefill_s
+
+    def look_again(self, run: Run, sequence: RunningSequence) -> None:
+        """Restore what has come into the store since the last look."""
+        if run.recomputed:
+            return  # what is stored is computed sooner than loaded
+        load_s, tier = run.load_s, run.tier
+        self.restore(run, sequence)
+        run.load_s += load_s
+        run.tier = _farther(run.tier, tier)
 
     def computed(self, run: Run, seconds: float, start: int, stop: int) -> None:
         """Note how long the prompt's tokens [start, stop) took to compute."""
@@ -168,9 +178,14 @@ def _part(block: KVBlock, step: Step, held: int) -> KVBlock:
     return block.part(max(0, held - step.start), step.stop - step.start)
 
 
+def _farther(one: Tier | Literal["none"], other: Tier | Literal["none"]) -> Tier | Literal["none"]:
+    """Return the slower of two tiers."""
+    return max(one, other, key=lambda t: _SLOWER.index(t) if t != "none" else -1)
+
+
 def _note_loaded(run: Run, source: Source, level: str | None) -> None:
     """Note where a block came from; what was in memory has no level here."""
-    run.tier = max(run.tier, source.tier, key=lambda t: _SLOWER.index(t) if t != "none" else -1)
+    run.tier = _farther(run.tier, source.tier)
     if level is not None:
         run.loaded_bytes += source.sizes[level]
         run.levels.add(level)

@@ -19,6 +19,7 @@
     passages.jsonl      the knowledge base of a store built by the command line
     heads/              what prompts begin with, for passages that are blended
     gate/               how far each model's blended prompts were from computed ones
+    locks/              held while a prefix is computed, so that one process does
     quarantine/         damaged files, set aside
 """
 
@@ -27,14 +28,13 @@ import copy
 import json
 import logging
 import sqlite3
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from centroidkv.centroids import Centroids, EmbeddedCentroids, ServedCentroids
 from centroidkv.config import EngineConfig
-from centroidkv.errors import IndexUnavailable, StoreError, StoreNotFound
+from centroidkv.errors import StoreError, StoreNotFound
 from centroidkv.files import write_atomic
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
@@ -49,10 +49,8 @@ from centroidkv.protocols import CentroidIndex
 from centroidkv.queueing import RequestQueue
 from centroidkv.remote_settings import RemoteSettings
 from centroidkv.routing.plan import Plan, PlanFolder
+from centroidkv.single_flight import SingleFlight
 from centroidkv.streaming import StreamingPolicy
-
-if TYPE_CHECKING:
-    from centroidkv.routing.chroma_index import EmbeddedChroma
 
 _log = logging.getLogger("centroidkv")
 
@@ -87,12 +85,13 @@ class Store:
         self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)
         self.blocks.promotion.later = lambda job, size: self.writer.submit(job, num_bytes=size)
         self.prefill_speed = PrefillSpeed()
+        self.flights = SingleFlight(path / "locks")
         self.streaming = StreamingPolicy(
             self.blocks.meter, self.prefill_speed, objective_s=config.ttft_objective_s
         )
         self.prefetcher = Prefetcher(self.blocks)
         self.requests = RequestQueue(max_running=config.max_running, max_waiting=config.max_waiting)
-        self._centroids = _EmbeddedCentroids(path)
+        self.centroids = self._open_centroids()
         self.precisions: dict[str, Precision] = {}  # by model; see `approval.settled_precision`
         self.is_owner = True
 
@@ -119,19 +118,23 @@ class Store:
             _create(folder, marker)
         return cls(folder, config, read_only=config.read_only or not _is_writable(folder))
 
+    def _open_centroids(self) -> Centroids:
+        if self.config.chroma is None:
+            return EmbeddedCentroids(self.path, read_only=self.read_only)
+        manifest, writer = self.blocks.disk.manifest, self.writer
+        if self.read_only:
+            return ServedCentroids(self.config.chroma, lambda _: None)
+        return ServedCentroids(
+            self.config.chroma, lambda name: writer.submit(lambda: manifest.count([name]))
+        )
+
     def open_index(self, plan: Plan) -> CentroidIndex:
         """Open the centroid index of a plan, in Chroma.
 
         Raises:
-            IndexUnavailable: Chroma is down, or in use by another process.
+            IndexUnavailable: The store's own Chroma is in use by another process, or refuses.
         """
-        from centroidkv.routing.chroma_index import open_server
-
-        if self.config.chroma is not None:
-            return open_server(self.config.chroma, plan)
-        if self.read_only:
-            raise IndexUnavailable(f"{self.path} is read-only")
-        return self._centroids.open(plan)
+        return self.centroids.open(plan)
 
     def drop_index(self, plan_id: str) -> None:
         """Delete the centroids of a plan that is kept no longer.
@@ -139,12 +142,7 @@ class Store:
         Raises:
             IndexUnavailable: Chroma is down, or not open in this process.
         """
-        from centroidkv.routing.chroma_index import drop_from_server
-
-        if self.config.chroma is not None:
-            drop_from_server(self.config.chroma, plan_id)
-        else:
-            self._centroids.drop(plan_id)
+        self.centroids.drop(plan_id)
 
     def erase_index(self, plan_ids: Sequence[str]) -> None:
         """Delete the centroids of plans that are not open, and what Chroma's files keep of them.
@@ -152,11 +150,7 @@ class Store:
         Raises:
             IndexUnavailable: Chroma is down, or another process has the folder open.
         """
-        if self.config.chroma is not None:
-            for plan_id in plan_ids:
-                self.drop_index(plan_id)
-        elif (self.path / "chroma").exists():
-            self._centroids.erase(plan_ids)
+        self.centroids.erase(plan_ids)
 
     def require_writable(self, purpose: str) -> None:
         """Refuse what only makes sense when it can be kept.
@@ -187,6 +181,7 @@ class Store:
         """Finish the loads and writes under way."""
         if self.is_owner:
             self.prefetcher.close()
+            self.centroids.close()
             self.flush()
             self.writer.close()
         else:
@@ -199,36 +194,6 @@ class Store:
             self.blocks.disk.close()
             if self.blocks.remote is not None:
                 self.blocks.remote.close()
-
-
-class _EmbeddedCentroids:
-    """The store's own Chroma, imported and opened on first use, shared by all tenants."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._chroma: EmbeddedChroma | None = None
-        self._lock = threading.Lock()
-
-    def open(self, plan: Plan) -> CentroidIndex:
-        return self._embedded().open(plan)
-
-    def erase(self, plan_ids: Sequence[str]) -> None:
-        self._embedded().erase(plan_ids)
-
-    def _embedded(self) -> "EmbeddedChroma":
-        from centroidkv.routing.chroma_index import EmbeddedChroma
-
-        with self._lock:
-            if self._chroma is None:
-                self._chroma = EmbeddedChroma(
-                    self._folder / "chroma", quarantine=self._folder / "quarantine"
-                )
-            return self._chroma
-
-    def drop(self, plan_id: str) -> None:
-        if self._chroma is None:
-            raise IndexUnavailable(f"{self._folder / 'chroma'} is not open in this process")
-        self._chroma.drop(plan_id)
 
 
 def _open_remote(config: EngineConfig, disk: DiskBlocks) -> RemoteBlocks | None:

@@ -19,6 +19,8 @@ from centroidkv.learning import Learner
 from centroidkv.outcome import Layout
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.routing.plan import Plan
+from centroidkv.sharing import first_missing, wait_for
+from centroidkv.single_flight import Start
 from centroidkv.store import Store
 from centroidkv.types import Cluster, Prompt, common_prefix
 from centroidkv.warming import WarmingRun, warming
@@ -150,7 +152,7 @@ class Warmer:
             assert self._plan is not None
             self._problems[full_budget(self._plan, cluster)] += 1
         else:
-            self._prefill(cluster, head, where)
+            self._fill(cluster, head, where)
             self._counts["filled"] += 1
 
     def _is_filled(self, cluster: Cluster, prefix: Prompt, where: Layout) -> bool:
@@ -196,6 +198,27 @@ class Warmer:
             return sequence.snapshot(0, 1).num_bytes
         finally:
             sequence.close()
+
+    def _fill(self, cluster: Cluster, prefix: Prompt, where: Layout) -> None:
+        """Compute a prefix, unless another process does so just now."""
+        ids, held = prefix.token_ids, self._matched(prefix)
+        block = first_missing(self._learner.namespace, ids, held)
+        start = Start(None, has_waited=False)
+        if block is not None:
+            wait_s = wait_for(self._learner, len(ids) - held, behind=held)
+            start = self._store.flights.start(block, wait_s=wait_s)
+        if start.has_waited:
+            self._learner.tally("waited_fills" if start.flight else "abandoned_waits")
+        try:
+            if start.has_waited and self._is_found(cluster, prefix, where):
+                self._counts["found"] += 1
+                start.land()
+                return
+            self._prefill(cluster, prefix, where)
+            self._store.writer.submit(start.land, wait=True)  # behind the blocks
+        except BaseException:
+            start.land()
+            raise
 
     def _prefill(self, cluster: Cluster, prefix: Prompt, where: Layout) -> None:
         blocks, plan = self._store.blocks, self._plan

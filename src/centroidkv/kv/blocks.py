@@ -60,6 +60,11 @@ class Piece:
     token_ids: tuple[int, ...]
     block: KVBlock
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of the KV of one token, in memory."""
+        return self.block.num_bytes // self.block.num_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Match:

@@ -106,7 +106,7 @@ class DiskBlocks:
 
     def read(self, row: BlockRow) -> KVBlock | None:
         """Return the block of a row, as `get` does."""
-        path, block = self.path(row.id), row.id
+        path = self.path(row.id)
         try:
             began = time.perf_counter()
             stored = self.verified(row, path)
@@ -116,9 +116,7 @@ class DiskBlocks:
             self.meter.decoded(stored.level, found.num_bytes, time.perf_counter() - read)
             return found
         except (CacheError, OSError) as error:
-            self._report(path, error, self.manifest)
-            if not self.read_only:
-                self.manifest.remove([block])
+            self._give_up(row, path, error)
             return None
 
     def verified(self, row: BlockRow, path: Path) -> StoredBlock:
@@ -134,6 +132,20 @@ class DiskBlocks:
         if stored.id != block_id(stored.parent, stored.token_ids):
             raise CacheCorrupt(path, "the id does not follow from its tokens")
         return stored
+
+    def _give_up(self, row: BlockRow, path: Path, error: Exception) -> None:
+        """Set a bad block aside, unless another process evicted it or wrote it anew meanwhile."""
+        if self.read_only:
+            self._report(path, error, self.manifest)
+            return
+        with self.manifest.alone():
+            if not self.manifest.has(row.id):
+                return  # evicted between the look into the manifest and the file
+            try:
+                self.verified(row, path)
+            except (CacheError, OSError) as still:
+                self._report(path, still, self.manifest)
+                self.manifest.remove([row.id])
 
     def _report(self, path: Path, error: Exception, manifest: Manifest) -> None:
         _log.warning("block ignored: %s", error)
@@ -174,9 +186,41 @@ class DiskBlocks:
         with self.leases.hold([parent]):
             self.make_room(coded.num_bytes + 4096)
             size = save_coded(self.path(own), coded, ids=ids, token_ids=token_ids)
-            self.manifest.add(BlockRow(*ids, tuple(token_ids), size, coded.level))
+            row = BlockRow(*ids, tuple(token_ids), size, coded.level)
+            if not self._enter(row, self.path(own)):
+                return None
         self._supersede(old, own)
         return own
+
+    def _enter(self, row: BlockRow, path: Path) -> bool:
+        """Note a block whose file is written; where there is no place for it, take the file back.
+
+        Others may have filled the room that was made, evicted the parent, or evicted this very
+        block as another process had written it, and its file with it.
+        """
+        while True:
+            with self.manifest.alone():
+                if self.manifest.has(row.id):
+                    return True
+                if not path.exists():
+                    return False
+                is_lost = not is_root(row.parent) and not self.has(row.parent)
+                if not is_lost and self.manifest.disk_bytes() + row.num_bytes <= self.budget_bytes:
+                    self.manifest.add(row)
+                    return True
+                if is_lost:
+                    path.unlink()
+                    return False
+            try:
+                self.make_room(row.num_bytes)
+            except CacheFull:
+                self._take_back(row, path)
+                raise
+
+    def _take_back(self, row: BlockRow, path: Path) -> None:
+        with self.manifest.alone():
+            if not self.manifest.has(row.id):
+                path.unlink(missing_ok=True)
 
     def adopt(self, stored: StoredBlock, raw: bytes) -> bool:
         """Keep a verified block that came from elsewhere, as it came; tell whether it is kept.
@@ -195,7 +239,8 @@ class DiskBlocks:
         with self.leases.hold([stored.parent]):
             self.make_room(len(raw))
             write_atomic(self.path(own), raw)
-            self.manifest.add(_row(stored, len(raw)))
+            if not self._enter(_row(stored, len(raw)), self.path(own)):
+                return False
             self.manifest.sent([own])
         self._supersede(old, own)
         return True
@@ -207,8 +252,9 @@ class DiskBlocks:
 
     def _supersede(self, old: str | None, new: str) -> None:
         if old is not None:
-            self.manifest.replace_tail(old, new)
-            self.path(old).unlink(missing_ok=True)
+            with self.manifest.alone():
+                self.manifest.replace_tail(old, new)
+                self.path(old).unlink(missing_ok=True)
 
     def placed(self, parent: str, token_ids: Sequence[int]) -> tuple[str | None, str | None]:
         """Decide where tokens go: (new id, tail it supersedes) or (None, id that covers them)."""
@@ -244,9 +290,15 @@ class DiskBlocks:
                 raise CacheFull(needed_bytes=needed_bytes, budget_bytes=self.budget_bytes)
             if self.leaving is not None:
                 self.leaving(leaves)
-            self.manifest.evict(leaves)
-            self.manifest.count(["evicted_blocks"] * len(leaves))
             for leaf in leaves:
+                self._evict(leaf)
+
+    def _evict(self, leaf: str) -> None:
+        """Remove a block, row and file in one: nobody finds one of them without the other."""
+        with self.manifest.alone():
+            if self.manifest.is_leaf(leaf):  # or others evicted it, or wrote behind it, meanwhile
+                self.manifest.evict([leaf])
+                self.manifest.count(["evicted_blocks"])
                 self.path(leaf).unlink(missing_ok=True)
 
 

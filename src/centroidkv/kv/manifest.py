@@ -9,47 +9,14 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from centroidkv.kv.blocks import BLOCK_TOKENS, pack, unpack
+from centroidkv.kv.manifest_rows import BlockRow, HeldBlock, PrefixRow
 from centroidkv.kv.manifest_schema import open_manifest, settle_depths
 from centroidkv.kv.policies import POLICIES
 
 __all__ = ["BlockRow", "HeldBlock", "Manifest", "PrefixRow"]
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRow:
-    """What the manifest knows of one block."""
-
-    id: str
-    parent: str
-    namespace: str
-    token_ids: tuple[int, ...]
-    num_bytes: int
-    level: str = "raw"
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixRow:
-    """The last block of a cluster's pinned prefix, for one model and one head."""
-
-    plan: str
-    cluster: int
-    namespace: str
-    head: str
-    block: str
-    num_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class HeldBlock:
-    """A block that some cluster's prefix ends in or passes through."""
-
-    id: str
-    num_bytes: int
-    num_tokens: int
 
 
 _SET_WORTH = """UPDATE blocks SET worth = worth(
@@ -79,6 +46,9 @@ class Manifest:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            if self._db.in_transaction:  # a part of what this thread does alone
+                yield self._db
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -86,6 +56,12 @@ class Manifest:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep every other writer out, of any process; what the body changes is one write."""
+        with self._writing():
+            yield
 
     def _rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
         with self._lock:
@@ -194,6 +170,13 @@ class Manifest:
             (SELECT 1 FROM prefixes AS p JOIN pins USING (plan, cluster) WHERE p.block = b.id)
             ORDER BY {self._order}, id LIMIT ? OFFSET ?"""
         return [(str(b), int(str(n))) for b, n in self._rows(query, limit, offset)]
+
+    def is_leaf(self, block_id: str) -> bool:
+        """Tell whether a block is there and none behind it."""
+        query = "SELECT 1 FROM blocks WHERE id = ? AND NOT EXISTS"
+        return bool(
+            self._rows(f"{query} (SELECT 1 FROM blocks WHERE parent = ?)", block_id, block_id)
+        )
 
     # what a remote has had
 

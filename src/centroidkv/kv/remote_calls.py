@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from centroidkv.kv.breaker import Breaker
+from centroidkv.breaker import Breaker
 
 _log = logging.getLogger("centroidkv")
 

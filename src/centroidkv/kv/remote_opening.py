@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from centroidkv.kv.breaker import Breaker
+from centroidkv.breaker import Breaker
 from centroidkv.kv.byte_store import ByteStore
 from centroidkv.kv.remote import RemoteBlocks
 from centroidkv.kv.remote_budget import RemoteBudget, Standing

@@ -40,9 +40,11 @@ from centroidkv.types import Cluster, FloatArray
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["ChromaIndex", "EmbeddedChroma", "drop_from_server", "embedded_faults", "open_server"]
+__all__ = ["ChromaIndex", "EmbeddedChroma", "drop_from_server", "open_server"]
 
 BATCH = 1000
+# A query of a server takes some milliseconds, the upload of a batch some hundred.
+CALL_S = 2.0
 # Neighbours asked for with a domain. One of these serves it as a rule. Chroma's own filter looks at
 # every centroid (39 ms for 20,000, half a second for 100,000); the plan in memory knows the others.
 NEIGHBOURS = 64
@@ -169,20 +171,30 @@ def _collection(client: Any, plan: Plan) -> Any:
 
 
 def open_server(url: str, plan: Plan) -> ChromaIndex:
-    """Use a Chroma server that several processes share."""
+    """Use a Chroma server that several processes share; no call there takes longer than CALL_S."""
     client = _connect(url)
-    return ChromaIndex(client, plan, client.close)
+    try:
+        return ChromaIndex(client, plan, client.close)
+    except BaseException:
+        with contextlib.suppress(IndexUnavailable), _translated():
+            client.close()
+        raise
 
 
 def _connect(url: str) -> Any:
     address = urlparse(url)
     with _translated():
-        return chromadb.HttpClient(
+        client = chromadb.HttpClient(
             host=address.hostname or "localhost",
             port=address.port or (443 if address.scheme == "https" else 8000),
             ssl=address.scheme == "https",
             settings=_settings(),
         )
+    # Chroma's client waits for ever, and has no setting for it.
+    session = getattr(getattr(client, "_server", None), "_session", None)
+    if session is not None:
+        session.timeout = CALL_S
+    return client
 
 
 def drop_from_server(url: str, plan_id: str) -> None:
@@ -198,21 +210,6 @@ def drop_from_server(url: str, plan_id: str) -> None:
 def _drop(client: Any, plan_id: str) -> None:
     with _translated(), contextlib.suppress(NotFoundError):
         client.delete_collection(f"centroids-{plan_id}")
-
-
-def embedded_faults(folder: Path) -> list[str]:
-    """Tell what is wrong with a Chroma folder without opening it; [] while it is in use."""
-    lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
-    try:
-        with lock.acquire(timeout=0):
-            seal = folder.with_name("chroma.digest")
-            sealed = seal.read_text() if seal.exists() else ""
-            if folder.exists() and sealed != digest_of(folder):
-                return [f"{folder}: damaged or not closed cleanly; it is rebuilt when opened"]
-    except (Timeout, OSError):
-        # In use by its owner, or not ours to lock.
-        pass
-    return []
 
 
 class EmbeddedChroma:

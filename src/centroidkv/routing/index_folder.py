@@ -18,7 +18,14 @@ from centroidkv.sqlite_scrubbing import scrub
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["digest_of", "erase_folder", "prepare_folder", "scrub_file", "zero_unused"]
+__all__ = [
+    "digest_of",
+    "embedded_faults",
+    "erase_folder",
+    "prepare_folder",
+    "scrub_file",
+    "zero_unused",
+]
 
 WAIT_S = 10.0
 _HEADER = struct.Struct("<i4Q")
@@ -44,6 +51,21 @@ def prepare_folder(folder: Path, quarantine: Path) -> None:
             os.replace(folder, quarantine / "chroma")
     seal.unlink(missing_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def embedded_faults(folder: Path) -> list[str]:
+    """Tell what is wrong with a Chroma folder without opening it; [] while it is in use."""
+    lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
+    try:
+        with lock.acquire(timeout=0):
+            seal = folder.with_name("chroma.digest")
+            sealed = seal.read_text() if seal.exists() else ""
+            if folder.exists() and sealed != digest_of(folder):
+                return [f"{folder}: damaged or not closed cleanly; it is rebuilt when opened"]
+    except (Timeout, OSError):
+        # In use by its owner, or not ours to lock.
+        pass
+    return []
 
 
 def zero_unused(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What keeps failing is left alone for a while, and then tried once."""
 
-from centroidkv.kv.breaker import Breaker
+from centroidkv.breaker import Breaker
 
 
 class Clock:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from centroidkv.breaker import Breaker
 from centroidkv.kv.blocks import block_id, namespace_id
-from centroidkv.kv.breaker import Breaker
 from centroidkv.kv.byte_store import Entry
 from centroidkv.kv.remote import RemoteBlocks
 from centroidkv.kv.remote_budget import RemoteBudget

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from centroidkv.kv.breaker import Breaker
+from centroidkv.breaker import Breaker
 from centroidkv.kv.remote_calls import RemoteCalls
 
 

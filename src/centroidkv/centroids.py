@@ -1,0 +1,115 @@
+"""Where the centroids of a store's plans are indexed: in its own folder, or on a server.
+
+Chroma is imported here, on first use: opening a store without a plan loads none of it.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from centroidkv.errors import IndexUnavailable
+from centroidkv.protocols import CentroidIndex
+from centroidkv.routing.index_server import IndexServer, answers
+from centroidkv.routing.plan import Plan
+
+if TYPE_CHECKING:
+    from centroidkv.routing.chroma_index import EmbeddedChroma
+
+__all__ = ["Centroids", "EmbeddedCentroids", "ServedCentroids"]
+
+
+class Centroids(Protocol):
+    """The indexes of a store, shared by all its tenants."""
+
+    @property
+    def server_state(self) -> str | None:
+        """The state of the server's breaker; None without a server."""
+
+    def open(self, plan: Plan) -> CentroidIndex:
+        """Open the index of a plan; raise `IndexUnavailable` where there is none to be had."""
+
+    def drop(self, plan_id: str) -> None:
+        """Delete the index of a plan, or raise `IndexUnavailable`."""
+
+    def erase(self, plan_ids: Sequence[str]) -> None:
+        """Delete the indexes of plans that are not open, and what files keep of them.
+
+        Raises:
+            IndexUnavailable: Chroma is down, or another process has the folder open.
+        """
+
+    def close(self) -> None:
+        """Release what no index does."""
+
+
+class EmbeddedCentroids:
+    """The store's own Chroma, opened on first use."""
+
+    server_state = None
+
+    def __init__(self, folder: Path, *, read_only: bool) -> None:
+        self._folder = folder
+        self._read_only = read_only
+        self._chroma: EmbeddedChroma | None = None
+        self._lock = threading.Lock()
+
+    def open(self, plan: Plan) -> CentroidIndex:
+        if self._read_only:
+            raise IndexUnavailable(f"{self._folder} is read-only")
+        return self._embedded().open(plan)
+
+    def erase(self, plan_ids: Sequence[str]) -> None:
+        if self._folder.joinpath("chroma").exists():
+            self._embedded().erase(plan_ids)
+
+    def _embedded(self) -> "EmbeddedChroma":
+        from centroidkv.routing.chroma_index import EmbeddedChroma
+
+        with self._lock:
+            if self._chroma is None:
+                self._chroma = EmbeddedChroma(
+                    self._folder / "chroma", quarantine=self._folder / "quarantine"
+                )
+            return self._chroma
+
+    def drop(self, plan_id: str) -> None:
+        if self._chroma is None:
+            raise IndexUnavailable(f"{self._folder / 'chroma'} is not open in this process")
+        self._chroma.drop(plan_id)
+
+    def close(self) -> None: ...
+
+
+class ServedCentroids:
+    """A Chroma server that several processes share."""
+
+    def __init__(self, url: str, count: Callable[[str], object]) -> None:
+        self._server = IndexServer(url, self._connected, count)
+
+    @property
+    def server_state(self) -> str:
+        return self._server.breaker.state
+
+    def _connected(self, plan: Plan) -> CentroidIndex:
+        from centroidkv.routing.chroma_index import open_server
+
+        return open_server(self._server.url, plan)
+
+    def open(self, plan: Plan) -> CentroidIndex:
+        return self._server.open(plan)
+
+    def drop(self, plan_id: str) -> None:
+        from centroidkv.routing.chroma_index import drop_from_server
+
+        self._server.require()
+        if not answers(self._server.url):
+            raise IndexUnavailable(f"{self._server.url} does not answer")
+        drop_from_server(self._server.url, plan_id)
+
+    def erase(self, plan_ids: Sequence[str]) -> None:
+        for plan_id in plan_ids:
+            self.drop(plan_id)
+
+    def close(self) -> None:
+        self._server.close()

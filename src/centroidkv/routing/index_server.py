@@ -1,0 +1,243 @@
+"""Centroid indexes on a server that may hang, restart, lose what it held, or be gone.
+
+Owns when the server is asked, and how it is found again: what fails a few times is left alone, and
+a thread tries it behind the requests, which meanwhile cost nothing. What changed in the absence is
+put there at the return. Knows no server's protocol, and not what requests do without an index.
+"""
+
+import http.client
+import logging
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+from urllib.parse import urlparse
+
+from centroidkv.breaker import Breaker
+from centroidkv.errors import IndexUnavailable
+from centroidkv.protocols import CentroidIndex
+from centroidkv.routing.plan import Plan
+from centroidkv.types import Cluster, FloatArray
+
+_log = logging.getLogger("centroidkv")
+
+T = TypeVar("T")
+MOST_FAILURES = 2
+# Tried again after half a second, then after twice as long each time, up to this.
+LONGEST_PAUSE_S = 3.0
+LOOK_EVERY_S = 0.25
+# How long opening a plan may keep its engine; longer uploads go on behind the requests.
+OPEN_S = 5.0
+PROBE_S = 1.0
+
+__all__ = ["IndexServer", "ServedIndex", "answers"]
+
+
+def answers(url: str, *, timeout_s: float = PROBE_S) -> bool:
+    """Tell whether anything speaks HTTP at an address, whatever it says."""
+    address = urlparse(url)
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(address.hostname or "localhost", address.port or None, timeout=timeout_s)
+    try:
+        connection.request("GET", "/")
+        connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+class IndexServer:
+    """One server for the indexes of all plans and tenants of a store. Safe for many threads.
+
+    Args:
+        url: Where it is.
+        connect: Opens, or makes, the index of a plan there; each call in it has a time limit.
+        count: Notes by a counter's name that the server was lost, and that it came back.
+    """
+
+    def __init__(
+        self, url: str, connect: Callable[[Plan], CentroidIndex], count: Callable[[str], object]
+    ) -> None:
+        self.url = url
+        self.breaker = Breaker(most_failures=MOST_FAILURES, pause_s=0.5, longest_s=LONGEST_PAUSE_S)
+        self._connect = connect
+        self._count = count
+        self._served: list[ServedIndex] = []
+        self._lock = threading.Lock()
+        self._reviver: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def open(self, plan: Plan) -> "ServedIndex":
+        """Return the index of a plan, which is on the server now or as soon as that answers."""
+        served = ServedIndex(self, plan)
+        with self._lock:
+            self._served.append(served)
+        if self.breaker.state == "closed":
+            opener = threading.Thread(
+                target=self._open_first, args=(served,), name="centroidkv-index", daemon=True
+            )
+            opener.start()
+            opener.join(OPEN_S)
+        return served
+
+    def _open_first(self, served: "ServedIndex") -> None:
+        if not self._reopen(served):
+            self._lose()
+
+    def _reopen(self, served: "ServedIndex") -> bool:
+        try:
+            # Asked first, since a server that hangs would keep a client's opening for ever.
+            if not answers(self.url):
+                return False
+            served.use(self._connect(served.plan))
+        except IndexUnavailable as error:
+            _log.debug("%s: %s", self.url, error)
+            return False
+        return True
+
+    def ask(self, job: Callable[[], T]) -> T:
+        """Ask the server, unless it is left alone.
+
+        Raises:
+            IndexUnavailable: It is, or does not answer.
+        """
+        self.require()
+        try:
+            found = job()
+        except IndexUnavailable:
+            self.breaker.failed()
+            if self.breaker.state != "closed":
+                self._lose()
+            raise
+        self.breaker.succeeded()
+        return found
+
+    def require(self) -> None:
+        """Refuse what would ask a server that is left alone.
+
+        Raises:
+            IndexUnavailable: It is left alone.
+        """
+        if self.breaker.state != "closed":
+            raise IndexUnavailable(f"{self.url} does not answer; it is tried again now and then")
+
+    def _lose(self) -> None:
+        """Leave the server alone, and let a thread look for it."""
+        with self._lock:
+            while self.breaker.state == "closed":
+                self.breaker.failed()
+            if self._reviver is not None or self._closing.is_set():
+                return
+            self._reviver = threading.Thread(
+                target=self._revive, name="centroidkv-index", daemon=True
+            )
+            self._reviver.start()
+        self._count("index_losses")
+
+    def _revive(self) -> None:
+        while not self._closing.wait(LOOK_EVERY_S * (0.5 + random.random())):  # noqa: S311
+            if not self.breaker.allows():
+                continue
+            with self._lock:
+                served = list(self._served)
+            if not all(self._reopen(one) for one in served):
+                self.breaker.failed()
+                continue
+            with self._lock:
+                self._reviver = None
+                self.breaker.succeeded()
+            self._count("index_returns")
+            return
+
+    def leave(self, served: "ServedIndex") -> None:
+        """Serve a plan no longer."""
+        with self._lock:
+            self._served.remove(served)
+
+    def close(self) -> None:
+        """Look for the server no longer; a call under way is not waited for."""
+        self._closing.set()
+        reviver = self._reviver
+        if reviver is not None:
+            reviver.join(PROBE_S)
+
+
+class ServedIndex:
+    """The index of one plan on a server. See `CentroidIndex` for the contract.
+
+    Raises:
+        IndexUnavailable: From every method but `close`, while the server does not answer.
+    """
+
+    def __init__(self, server: IndexServer, plan: Plan) -> None:
+        self.plan = plan
+        self._server = server
+        self._index: CentroidIndex | None = None
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._owed: dict[int, tuple[Cluster, FloatArray]] = {}
+        self._owed_notes: dict[int, dict[str, str]] = {}
+
+    def use(self, index: CentroidIndex) -> None:
+        """Take an index that has just been opened, and put there what is owed.
+
+        Raises:
+            IndexUnavailable: The server is gone again.
+        """
+        with self._lock:
+            owed, notes = list(self._owed.items()), list(self._owed_notes.items())
+        for number, (cluster, reduced) in owed:
+            index.put([cluster], reduced[None])
+            self._owed.pop(number, None)
+        for number, prefixes in notes:
+            index.annotate(number, prefixes)
+            self._owed_notes.pop(number, None)
+        with self._lock:
+            old, self._index = self._index, index
+            is_late = self._is_closed
+        if old is not None:
+            old.close()
+        if is_late:
+            index.close()
+
+    def _opened(self) -> CentroidIndex:
+        index = self._index
+        if index is None:
+            self._server.require()
+            raise IndexUnavailable(f"the centroids are not yet in {self._server.url}")
+        return index
+
+    def nearest(self, vector: FloatArray, domain: str | None = None) -> int | None:
+        index = self._opened()
+        return self._server.ask(lambda: index.nearest(vector, domain))
+
+    def put(self, clusters: Sequence[Cluster], reduced: FloatArray) -> None:
+        with self._lock:
+            owed = {c.id: (c, row) for c, row in zip(clusters, reduced, strict=True)}
+            self._owed.update(owed)
+        index = self._opened()
+        self._server.ask(lambda: index.put(clusters, reduced))
+        with self._lock:
+            for number in owed:
+                self._owed.pop(number, None)
+
+    def annotate(self, cluster: int, prefixes: Mapping[str, str]) -> None:
+        with self._lock:
+            self._owed_notes[cluster] = dict(prefixes)
+        index = self._opened()
+        self._server.ask(lambda: index.annotate(cluster, prefixes))
+        with self._lock:
+            self._owed_notes.pop(cluster, None)
+
+    def faults(self, plan_vectors: FloatArray) -> list[str]:
+        index = self._opened()
+        return self._server.ask(lambda: index.faults(plan_vectors))
+
+    def close(self) -> None:
+        self._server.leave(self)
+        with self._lock:
+            self._is_closed, index, self._index = True, self._index, None
+        if index is not None:
+            index.close()

@@ -1,0 +1,99 @@
+"""Restoring a prefix that another request may be computing just now, in any process.
+
+Owns when a request waits for another one's KV, and that its own is handed on as soon as it is
+computed rather than when the answer ends. Knows neither lock files nor decoding.
+"""
+
+from centroidkv.kv.blocks import BLOCK_TOKENS, chain
+from centroidkv.learning import Learner
+from centroidkv.protocols import CausalModel, RunningSequence
+from centroidkv.request import Run
+from centroidkv.restoring import Restorer
+from centroidkv.single_flight import Flight
+
+# Fewer missing tokens are computed sooner than a lock, a look and a copy are worth.
+LEAST_TOKENS = 2 * BLOCK_TOKENS
+# Waiting may take so many times what computing would: the other one writes its blocks, too.
+WAIT_SHARE = 1.5
+
+__all__ = ["Sharing", "first_missing", "wait_for"]
+
+
+def first_missing(namespace: str, token_ids: tuple[int, ...], held: int) -> str | None:
+    """Return the id of the first block that is not held, None where too little is missing."""
+    start = held - held % BLOCK_TOKENS
+    if len(token_ids) - start < LEAST_TOKENS:
+        return None
+    return chain(namespace, token_ids[: start + BLOCK_TOKENS], start)[0].id
+
+
+def wait_for(learner: Learner, num_tokens: int, *, behind: int = 0) -> float:
+    """Return how many seconds to wait at most for tokens that another one computes."""
+    store = learner.store
+    computing_s = store.prefill_speed.seconds(num_tokens, behind=behind) or 0.0
+    return max(store.flights.patience_s, WAIT_SHARE * computing_s)
+
+
+class Sharing:
+    """Lets a request compute what nobody else computes, and have the rest from the store."""
+
+    def __init__(self, model: CausalModel, learner: Learner, restorer: Restorer) -> None:
+        self._grid = max(BLOCK_TOKENS, model.grid_tokens)
+        self._learner = learner
+        self._restorer = restorer
+
+    def restore(self, run: Run, sequence: RunningSequence) -> Flight | None:
+        """Restore the longest stored prefix; return the right to compute what is missing of it.
+
+        None where there is nothing to share, or nobody to wait for any longer.
+        """
+        self._restorer.restore(run, sequence)
+        wait_s: float | None = None
+        while (block := self._missing(run, sequence)) is not None:
+            if wait_s is None:
+                wait_s = self._wait(run, sequence)
+            began = run.seconds
+            start = self._learner.store.flights.start(block, wait_s=wait_s)
+            if not start.has_waited:
+                return start.flight
+            self._learner.tally("waited_fills" if start.flight else "abandoned_waits")
+            wait_s = max(0.0, wait_s - (run.seconds - began))
+            self._restorer.look_again(run, sequence)
+            if start.flight is None or self._missing(run, sequence) == block:
+                return start.flight
+            start.flight.land()
+        return None
+
+    def hand_on(self, run: Run, sequence: RunningSequence, flight: Flight) -> None:
+        """Give the full blocks of a computed prompt to the store, and then the flight back."""
+        start = min(run.sound, run.match.num_tokens)
+        kept = run.prompt.token_ids[: self._end(run)]
+        pieces = self._learner.cut(kept, sequence, start=start)
+        self._learner.store.blocks.keep(pieces)
+        run.handed_on = len(kept)
+        run.token_bytes = pieces[0].token_bytes
+
+        def write() -> None:
+            try:
+                self._learner.persist(pieces, run.record, run.prompt, run.where)
+            finally:
+                flight.land()
+
+        size = sum(p.block.num_bytes for p in pieces)
+        if not self._learner.store.writer.submit(write, num_bytes=size):
+            flight.land()
+
+    def _end(self, run: Run) -> int:
+        """Count the tokens in full blocks, without the last one, which every answer computes."""
+        most = len(run.prompt) - 1
+        return most - most % self._grid
+
+    def _missing(self, run: Run, sequence: RunningSequence) -> str | None:
+        kept = run.prompt.token_ids[: self._end(run)]
+        return first_missing(self._learner.namespace, kept, sequence.num_tokens)
+
+    def _wait(self, run: Run, sequence: RunningSequence) -> float:
+        held, left_s = sequence.num_tokens, run.left_s
+        wait_s = wait_for(self._learner, self._end(run) - held, behind=held)
+        # Half of a request's time is left for computing what did not come.
+        return wait_s if left_s is None else min(wait_s, max(0.0, left_s / 2))
