@@ -16,6 +16,7 @@ import numpy as np
 
 from centroidkv.errors import ConfigError, StoreError
 from centroidkv.files import set_aside
+from centroidkv.sqlite_checks import Checked, is_damage
 from centroidkv.sqlite_files import open_to_write
 from centroidkv.sqlite_scrubbing import ages_of, erasing, scrub
 from centroidkv.types import FloatArray
@@ -32,6 +33,11 @@ CREATE TABLE IF NOT EXISTS answers (
 );
 CREATE INDEX IF NOT EXISTS answers_of_scope ON answers (namespace, scope);
 """ + ages_of("answers")
+_ANSWERS = Checked(
+    "answers",
+    key=("number",),
+    columns=("number", "namespace", "id", "scope", "question", "embedding", "answer"),
+)
 _PUT = """
 INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (namespace, id) DO UPDATE SET scope = excluded.scope, question = excluded.question,
@@ -82,15 +88,14 @@ class AnswerStore:
 
     def get(self, answer_id: str) -> Answer | None:
         """Return the answer kept under an id."""
-        query = "SELECT question, answer FROM answers WHERE namespace = ? AND id = ?"
+        query = "SELECT question, answer FROM sound_answers WHERE namespace = ? AND id = ?"
         row = self._run(lambda db: db.execute(query, (self.namespace, answer_id)).fetchone())
         return Answer(answer_id, row[0], row[1], 0.0) if row else None
 
     def nearest(self, scope: str, vector: FloatArray) -> Answer | None:
         """Return the answer whose question is nearest to `vector`, [dim], within a scope."""
-        query = (
-            "SELECT id, question, answer, embedding FROM answers WHERE namespace = ? AND scope = ?"
-        )
+        columns = "id, question, answer, embedding"
+        query = f"SELECT {columns} FROM sound_answers WHERE namespace = ? AND scope = ?"
         rows = self._run(lambda db: db.execute(query, (self.namespace, scope)).fetchall())
         if not rows:
             return None
@@ -138,7 +143,7 @@ class AnswerStore:
     def scoped(self, scope: str) -> list[tuple[Answer, FloatArray]]:
         """Return the answers of a scope with their questions' vectors."""
         query = (
-            "SELECT id, question, answer, embedding FROM answers"
+            "SELECT id, question, answer, embedding FROM sound_answers"
             " WHERE namespace = ? AND scope = ? ORDER BY number"
         )
         rows = self._run(lambda db: db.execute(query, (self.namespace, scope)).fetchall())
@@ -149,12 +154,21 @@ class AnswerStore:
         query = "DELETE FROM answers WHERE scope = ?"
         return self._run(lambda db: db.execute(query, (scope,))).rowcount
 
+    def faults(self) -> list[str]:
+        """Say how many rows are not what was written, in every namespace; these are not served."""
+        unsound = self._run(_ANSWERS.num_unsound)
+        return [f"answers: {unsound} damaged rows"] if unsound else []
+
+    def drop_unsound(self) -> None:
+        """Remove damaged rows."""
+        self._run(_ANSWERS.drop_unsound)
+
     # forgetting
 
     def all(self, before_s: float | None = None) -> list[Answer]:
         """Return the answers, oldest first; of those stored before a time, if one is given."""
         query = (
-            "SELECT id, question, answer FROM answers JOIN answers_ages USING (number)"
+            "SELECT id, question, answer FROM sound_answers JOIN answers_ages USING (number)"
             " WHERE namespace = ? AND stored_s < ? ORDER BY number"
         )
         limit = float("inf") if before_s is None else before_s
@@ -196,8 +210,7 @@ class AnswerStore:
         try:
             return work(self._connected())
         except sqlite3.DatabaseError as error:
-            # Its subclasses tell of other things: a full disk, a lock, a missing folder.
-            if type(error) is not sqlite3.DatabaseError:
+            if not is_damage(error):
                 raise
             _log.warning("%s is damaged (%s); a new one is begun", self._path, error)
         self._disconnect()
@@ -206,7 +219,7 @@ class AnswerStore:
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
-            self._db = open_to_write(self._path, _SCHEMA)
+            self._db = open_to_write(self._path, _SCHEMA, checked=[_ANSWERS])
         return self._db
 
     def _disconnect(self) -> None:

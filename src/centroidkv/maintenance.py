@@ -1,9 +1,12 @@
 """What a store holds, and whether it is sound. Needs no model and no embedder."""
 
 import logging
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from centroidkv.answers import AnswerStore
 from centroidkv.codec_report import CodecReport, read_reports
 from centroidkv.errors import CacheError
 from centroidkv.figures import Figures, read_figures
@@ -14,6 +17,7 @@ from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow
 from centroidkv.pinning import PinnedCluster, pinned_clusters
 from centroidkv.remote_report import RemoteStats, remote_stats
+from centroidkv.routing.history import History, open_history
 from centroidkv.routing.plan import Plan, load_plan
 from centroidkv.routing.pointer import read_pointer
 from centroidkv.routing.router import Router
@@ -129,6 +133,7 @@ def check_store(store: Store, *, repair: bool = False, router: Router | None = N
     _check_rows(disk, problems, repaired, repair=repair)
     _check_files(disk, problems, repaired, repair=repair)
     _check_plans(store, problems, repaired, repair=repair)
+    _check_texts(store, problems, repaired, repair=repair)
     _check_index(store, router, problems, repaired, repair=repair)
     return CheckReport(disk.manifest.num_blocks(), len(store.plans.files()), problems, repaired)
 
@@ -136,6 +141,11 @@ def check_store(store: Store, *, repair: bool = False, router: Router | None = N
 def _check_rows(
     disk: DiskBlocks, problems: list[str], repaired: list[str], *, repair: bool
 ) -> None:
+    for block in disk.manifest.unsound():
+        problems.append(f"manifest: the row of block {block[:16]} is damaged")
+        if repair:
+            disk.manifest.remove([block])
+            repaired.append(f"forgot the row of {block[:16]}")
     for row in list(disk.manifest.rows()):
         path = disk.path(row.id)
         try:
@@ -178,6 +188,24 @@ def _check_files(
         else:
             disk.set_aside(path)
             repaired.append(f"set aside {path.name}")
+
+
+def _check_texts(store: Store, problems: list[str], repaired: list[str], *, repair: bool) -> None:
+    """Look for rows of texts that are not what was written."""
+    quarantine = store.path / "quarantine"
+    opened: dict[str, Callable[[Path], History | AnswerStore]] = {
+        "history.sqlite": lambda path: open_history(path, "", quarantine=quarantine),
+        "answers.sqlite": lambda path: AnswerStore(path.parent, ""),
+    }
+    for name, opening in opened.items():
+        if store.read_only or not (store.path / name).exists():
+            continue
+        with closing(opening(store.path / name)) as file:
+            faults = file.faults()
+            problems += faults
+            if faults and repair:
+                file.drop_unsound()
+                repaired.append(f"{name}: removed damaged rows")
 
 
 def _check_index(

@@ -2,9 +2,11 @@
 
 import logging
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 from centroidkv.files import set_aside
+from centroidkv.sqlite_checks import Checked, is_damage, read_any_text, require_sound, teach_digest
 
 _log = logging.getLogger("centroidkv")
 
@@ -14,8 +16,12 @@ WAIT_S = 10
 IN_MEMORY = ":memory:"
 
 
-def open_to_write(path: Path, schema: str) -> sqlite3.Connection:
+def open_to_write(
+    path: Path, schema: str, *, checked: Sequence[Checked] = ()
+) -> sqlite3.Connection:
     """Open a file, or make one that only its owner reads, and lay out what is missing of `schema`.
+
+    The tables that `checked` names get digests of their rows.
 
     `:memory:` is one that is not kept. The connection commits each statement by itself and may be
     used by one thread after another.
@@ -27,9 +33,14 @@ def open_to_write(path: Path, schema: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, check_same_thread=False, timeout=WAIT_S)
     try:
         connection.isolation_level = None
+        teach_digest(connection)
+        read_any_text(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        require_sound(connection)
         connection.executescript(schema)
+        for table in checked:
+            table.lay_out(connection)
         if str(path) != IN_MEMORY:
             path.chmod(0o600)
     except BaseException:
@@ -38,16 +49,18 @@ def open_to_write(path: Path, schema: str) -> sqlite3.Connection:
     return connection
 
 
-def open_or_begin(path: Path, schema: str, *, quarantine: Path) -> sqlite3.Connection:
+def open_or_begin(
+    path: Path, schema: str, *, quarantine: Path, checked: Sequence[Checked] = ()
+) -> sqlite3.Connection:
     """Open a file to write; a damaged one is set aside with a warning, and a new one begun."""
     try:
-        return open_to_write(path, schema)
-    except sqlite3.OperationalError:
-        raise
+        return open_to_write(path, schema, checked=checked)
     except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
         _log.warning("%s is damaged (%s); a new one is begun", path, error)
         set_aside(path, quarantine)
-        return open_to_write(path, schema)
+        return open_to_write(path, schema, checked=checked)
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
@@ -57,4 +70,5 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{options}"
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=WAIT_S)
     connection.isolation_level = None
+    read_any_text(connection)
     return connection

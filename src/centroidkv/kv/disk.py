@@ -17,6 +17,7 @@ from centroidkv.kv.blocks import block_id, is_root
 from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_coded
 from centroidkv.kv.eviction import Leases, leaves_to_evict
 from centroidkv.kv.manifest import BlockRow, Manifest
+from centroidkv.sqlite_checks import is_damage
 from centroidkv.types import KVBlock, common_prefix
 
 _log = logging.getLogger("centroidkv")
@@ -48,21 +49,18 @@ class DiskBlocks:
     def _open_manifest(self) -> Manifest:
         """Open the manifest; a damaged one is set aside and made again from the block files."""
         path = self.folder / "manifest.sqlite"
-        manifest: Manifest | None = None
         try:
             manifest = Manifest(path, policy=self._policy, read_only=self.read_only)
-            faults = [] if self.read_only else manifest.faults()
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise
-            faults = [str(error)]
-        if manifest is not None and not faults:
-            if not self.read_only and manifest.is_empty():
-                self._index_files(manifest)
-            return manifest
-        if manifest is not None:
-            manifest.close()
-        _log.warning("%s is damaged (%s); it is made again from the block files", path, faults[0])
+            return self._made_again(path, error)
+        if not self.read_only and manifest.is_empty():
+            self._index_files(manifest)
+        return manifest
+
+    def _made_again(self, path: Path, error: Exception) -> Manifest:
+        _log.warning("%s is damaged (%s); it is made again from the block files", path, error)
         if self.read_only:
             manifest = Manifest(Path(":memory:"))
         else:
@@ -127,7 +125,7 @@ class DiskBlocks:
             OSError: The file cannot be read.
         """
         stored = load_block(path)
-        if (stored.id, stored.parent) != (row.id, row.parent):
+        if (stored.id, stored.parent) != (row.id, row.parent) or stored.token_ids != row.token_ids:
             raise CacheMismatch(str(path), expected=row.id, found=stored.id)
         if stored.id != block_id(stored.parent, stored.token_ids):
             raise CacheCorrupt(path, "the id does not follow from its tokens")
@@ -306,17 +304,3 @@ def _row(stored: StoredBlock, num_bytes: int) -> BlockRow:
     return BlockRow(
         stored.id, stored.parent, stored.namespace, stored.token_ids, num_bytes, stored.level
     )
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Tell a damaged file from one that is busy, out of reach or on a failing disk."""
-    passing = {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_PERM,
-    }
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in passing

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from centroidkv.kv.blocks import BLOCK_TOKENS, pack, unpack
-from centroidkv.kv.manifest_rows import BlockRow, HeldBlock, PrefixRow
+from centroidkv.kv.manifest_rows import BlockRow, HeldBlock, PrefixRow, is_child, sound_row
 from centroidkv.kv.manifest_schema import open_manifest, settle_depths
 from centroidkv.kv.policies import POLICIES
 
@@ -80,14 +80,17 @@ class Manifest:
         return next(self.rows("id = ?", block_id), None)
 
     def rows(self, where: str = "1", *values: object) -> Iterator[BlockRow]:
-        """Yield the rows that a condition selects."""
+        """Yield the sound rows that a condition selects."""
         columns = "id, parent, namespace, level, tokens, num_bytes"
-        for *texts, tokens, size in self._rows(
-            f"SELECT {columns} FROM blocks WHERE {where}", *values
-        ):
-            assert isinstance(tokens, bytes)
-            block, parent, namespace, level = map(str, texts)
-            yield BlockRow(block, parent, namespace, unpack(tokens), int(str(size)), level)
+        for found in self._rows(f"SELECT {columns} FROM blocks WHERE {where}", *values):
+            row = sound_row(found)
+            if row is not None:
+                yield row
+
+    def unsound(self) -> list[str]:
+        """Return the ids of rows that are damaged; these are taken for not there."""
+        sound = {row.id for row in self.rows()}
+        return [str(b) for (b,) in self._rows("SELECT id FROM blocks") if str(b) not in sound]
 
     def neighbours(
         self, parent: str, token_ids: Sequence[int]
@@ -97,8 +100,9 @@ class Manifest:
         for where in ("tokens < ? ORDER BY tokens DESC", "tokens >= ? ORDER BY tokens"):
             query = f"SELECT id, tokens FROM blocks WHERE parent = ? AND {where} LIMIT 1"
             for block, tokens in self._rows(query, parent, pack(token_ids)):
-                assert isinstance(tokens, bytes)
-                found.append((str(block), unpack(tokens)))
+                own = unpack(tokens) if isinstance(tokens, bytes) and len(tokens) % 4 == 0 else ()
+                if is_child(str(block), parent, own):
+                    found.append((str(block), own))
         return found
 
     def add(self, *rows: BlockRow) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from centroidkv.files import set_aside
+from centroidkv.sqlite_checks import Checked, is_damage
 from centroidkv.sqlite_files import open_to_write
 from centroidkv.sqlite_scrubbing import erasing, scrub
 from centroidkv.types import FloatArray, Passage
@@ -43,6 +44,15 @@ _LATER = {
     "is_built": "INTEGER NOT NULL DEFAULT 0",
     "domain": "TEXT NOT NULL DEFAULT ''",
 }
+# What a plan is made of again, and so is served.
+_SEEN = Checked(
+    "seen",
+    key=("number",),
+    columns=("number", "namespace", "question", "embedding", "passages", "domain"),
+)
+_PASSAGES = Checked(
+    "passages", key=("namespace", "id"), columns=("namespace", "id", "text", "metadata")
+)
 _ROW = "(namespace, question, embedding, passages, is_placed, times, last_seen_s, is_built, domain)"
 _ADD = f"""
 INSERT INTO seen {_ROW} VALUES (?, ?, ?, ?, ?, 1, ?, 0, ?) ON CONFLICT (namespace, question)
@@ -87,9 +97,9 @@ def open_history(path: Path, namespace: str, *, quarantine: Path) -> "History":
     """Open a history; a damaged file is set aside and a new one begun."""
     try:
         return History(path, namespace)
-    except sqlite3.OperationalError:
-        raise
     except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
         _log.warning("%s is damaged (%s); a new one is begun", path, error)
         set_aside(path, quarantine)
         return History(path, namespace)
@@ -107,6 +117,8 @@ class History:
             for name, kind in _LATER.items():
                 if name not in known:
                     db.execute(f"ALTER TABLE seen ADD COLUMN {name} {kind}")
+        for table in (_SEEN, _PASSAGES):
+            table.lay_out(self._db)
 
     def close(self) -> None:
         with self._lock:
@@ -169,8 +181,8 @@ class History:
 
     def _select(self, where: str, *values: object) -> list[Asked]:
         query = (
-            "SELECT question, embedding, passages, times, last_seen_s, is_built, domain FROM seen"
-            f" WHERE namespace = ? AND {where} ORDER BY number"
+            "SELECT question, embedding, passages, times, last_seen_s, is_built, domain"
+            f" FROM sound_seen WHERE namespace = ? AND {where} ORDER BY number"
         )
         with self._lock:
             rows = self._db.execute(query, (self.namespace, *values)).fetchall()
@@ -232,6 +244,18 @@ class History:
         with self._lock:
             return scrub(self._db)
 
+    def faults(self) -> list[str]:
+        """Say how many rows are not what was written; these are not used."""
+        with self._lock:
+            unsound = {t.table: t.num_unsound(self._db) for t in (_SEEN, _PASSAGES)}
+        return [f"history: {n} damaged rows in {table}" for table, n in unsound.items() if n]
+
+    def drop_unsound(self) -> None:
+        """Remove damaged rows."""
+        with self._writing() as db:
+            for table in (_SEEN, _PASSAGES):
+                table.drop_unsound(db)
+
     def count(self) -> int:
         with self._lock:
             query = "SELECT COUNT(*) FROM seen WHERE namespace = ?"
@@ -239,7 +263,7 @@ class History:
 
     def passages(self, ids: Sequence[str]) -> dict[str, Passage]:
         """Return the known ones among passages."""
-        query = "SELECT text, metadata FROM passages WHERE namespace = ? AND id = ?"
+        query = "SELECT text, metadata FROM sound_passages WHERE namespace = ? AND id = ?"
         found: dict[str, Passage] = {}
         with self._lock:
             for passage in ids:
@@ -250,7 +274,7 @@ class History:
 
     def known_passages(self) -> dict[str, Passage]:
         """Return every passage that was retrieved for a question."""
-        query = "SELECT id, text, metadata FROM passages WHERE namespace = ?"
+        query = "SELECT id, text, metadata FROM sound_passages WHERE namespace = ?"
         with self._lock:
             rows = self._db.execute(query, (self.namespace,)).fetchall()
         return {i: Passage(i, text, json.loads(metadata)) for i, text, metadata in rows}

@@ -41,8 +41,8 @@ def prepare_folder(folder: Path, quarantine: Path) -> None:
     """Leave a folder that is safe to open: sound as last closed, or empty."""
     seal = folder.with_name("chroma.digest")
     if folder.exists():
-        expected = seal.read_text() if seal.exists() else ""
-        if expected != digest_of(folder):
+        expected = seal.read_bytes() if seal.exists() else b""
+        if expected != digest_of(folder).encode():
             _log.warning(
                 "%s was not closed cleanly or is damaged; it is rebuilt from the plan", folder
             )
@@ -59,8 +59,8 @@ def embedded_faults(folder: Path) -> list[str]:
     try:
         with lock.acquire(timeout=0):
             seal = folder.with_name("chroma.digest")
-            sealed = seal.read_text() if seal.exists() else ""
-            if folder.exists() and sealed != digest_of(folder):
+            sealed = seal.read_bytes() if seal.exists() else b""
+            if folder.exists() and sealed != digest_of(folder).encode():
                 return [f"{folder}: damaged or not closed cleanly; it is rebuilt when opened"]
     except (Timeout, OSError):
         # In use by its owner, or not ours to lock.

@@ -1,0 +1,123 @@
+"""Noticing damage in SQLite files: that of pages, which SQLite finds, and that of rows.
+
+SQLite checks how pages hang together, not what stands in them: a flipped bit in a text is another
+text. So tables whose texts are served keep a digest a row, which SQLite itself writes by triggers,
+and are read through a view of the rows that still have theirs. Knows no table's meaning.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Sequence
+
+__all__ = ["Checked", "is_damage", "read_any_text", "require_sound", "teach_digest"]
+
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_INTERRUPT,
+}
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell a damaged file from one that is busy, out of reach or on a failing disk."""
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _PASSING
+
+
+def require_sound(db: sqlite3.Connection) -> None:
+    """Run SQLite's own check of a file.
+
+    Raises:
+        sqlite3.DatabaseError: It is damaged.
+    """
+    found = [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
+    if found != ["ok"]:
+        raise sqlite3.DatabaseError(found[0] if found else "it cannot be checked")
+
+
+def read_any_text(db: sqlite3.Connection) -> None:
+    """Let texts that are not UTF-8 any more be read, with a mark where they are not."""
+    db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+
+
+def teach_digest(db: sqlite3.Connection) -> None:
+    """Let SQL of a connection call `row_digest(...)`, which the triggers need."""
+    db.create_function("row_digest", -1, _digest, deterministic=True)
+
+
+def _digest(*values: object) -> bytes:
+    hasher = hashlib.blake2b(digest_size=8)
+    for value in values:
+        raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+        hasher.update(len(raw).to_bytes(8, "little") + raw)
+    return hasher.digest()
+
+
+class Checked:
+    """A table whose rows have digests in `TABLE_checks`, and its view of sound rows.
+
+    Args:
+        table: The table's name.
+        key: The columns that name a row.
+        columns: Those that the digest is of, the key among them.
+    """
+
+    def __init__(self, table: str, *, key: Sequence[str], columns: Sequence[str]) -> None:
+        self.table = table
+        self.sound = f"sound_{table}"
+        self._key = list(key)
+        self._columns = list(columns)
+
+    def lay_out(self, db: sqlite3.Connection) -> None:
+        """Make the digests' table, its triggers and the view; rows of before count as sound."""
+        name, key = f"{self.table}_checks", ", ".join(self._key)
+        query = "SELECT 1 FROM sqlite_master WHERE name = ?"
+        if db.execute(query, (name,)).fetchone():
+            return
+        new, row = self._values("NEW"), self._values(self.table)
+        same = " AND ".join(f"{k} = OLD.{k}" for k in self._key)
+        own = " AND ".join(f"{k} = NEW.{k}" for k in self._key)
+        # Not `INSERT OR REPLACE`: in a trigger, what the outer statement says of conflicts counts.
+        put = (
+            f"DELETE FROM {name} WHERE {own};"
+            f" INSERT INTO {name} VALUES ({self._keys('NEW')}, row_digest({new}))"
+        )
+        db.executescript(f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS {name} ({key}, digest BLOB NOT NULL, PRIMARY KEY ({key})) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS {self.table}_noted AFTER INSERT ON {self.table} BEGIN {put}; END;
+CREATE TRIGGER IF NOT EXISTS {self.table}_changed AFTER UPDATE ON {self.table} BEGIN {put}; END;
+CREATE TRIGGER IF NOT EXISTS {self.table}_left AFTER DELETE ON {self.table} BEGIN
+    DELETE FROM {name} WHERE {same}; END;
+CREATE VIEW IF NOT EXISTS {self.sound} AS SELECT {self.table}.* FROM {self.table}
+    JOIN {name} AS c USING ({key}) WHERE c.digest = row_digest({row});
+INSERT OR REPLACE INTO {name} SELECT {key}, row_digest({self._values(self.table)})
+    FROM {self.table};
+COMMIT;
+""")
+
+    def num_unsound(self, db: sqlite3.Connection) -> int:
+        """Count the rows that are not what was written; they are not served."""
+        query = f"SELECT (SELECT COUNT(*) FROM {self.table}) - (SELECT COUNT(*) FROM {self.sound})"
+        return int(db.execute(query).fetchone()[0])
+
+    def drop_unsound(self, db: sqlite3.Connection) -> None:
+        """Remove the rows that are not what was written."""
+        key = ", ".join(self._key)
+        sound = f"(SELECT {key} FROM {self.sound})"
+        db.execute(f"DELETE FROM {self.table} WHERE ({key}) NOT IN {sound}")
+
+    def _values(self, row: str) -> str:
+        # As bytes: a damaged text need not be one.
+        return ", ".join(f"CAST({row}.{column} AS BLOB)" for column in self._columns)
+
+    def _keys(self, row: str) -> str:
+        return ", ".join(f"{row}.{key}" for key in self._key)
