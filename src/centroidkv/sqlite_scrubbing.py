@@ -15,14 +15,16 @@ def ages_of(table: str) -> str:
     """Return the schema that notes in `TABLE_ages` when each row of a table was stored last.
 
     The table has an integer primary key `number`. Rows of before are as old as this.
-    """
+    """  # A trigger's own OR REPLACE would yield to the conflict clause of what fired it.
     return f"""
 CREATE TABLE IF NOT EXISTS {table}_ages (number INTEGER PRIMARY KEY, stored_s INTEGER NOT NULL);
 CREATE TRIGGER IF NOT EXISTS {table}_stored AFTER INSERT ON {table} BEGIN
-    INSERT OR REPLACE INTO {table}_ages VALUES (NEW.number, {NOW_S});
+    DELETE FROM {table}_ages WHERE number = NEW.number;
+    INSERT INTO {table}_ages VALUES (NEW.number, {NOW_S});
 END;
 CREATE TRIGGER IF NOT EXISTS {table}_stored_again AFTER UPDATE ON {table} BEGIN
-    INSERT OR REPLACE INTO {table}_ages VALUES (NEW.number, {NOW_S});
+    DELETE FROM {table}_ages WHERE number = NEW.number;
+    INSERT INTO {table}_ages VALUES (NEW.number, {NOW_S});
 END;
 CREATE TRIGGER IF NOT EXISTS {table}_gone AFTER DELETE ON {table} BEGIN
     DELETE FROM {table}_ages WHERE number = OLD.number;
