@@ -93,7 +93,7 @@ class ApproximateAnswering:
         run.miss_reason = "representative_filled"
         for chunk in self._answering.run(run):
             done = chunk.completion
-            if done is not None:
+            if done is not None and run.storable_tokens is None:
                 kept = StandIn(
                     run.question,
                     run.prompt.token_ids,

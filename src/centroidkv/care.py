@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from centroidkv.codec_report import CodecReport
+from centroidkv.learning import Learner
 from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.pinning import Pins
@@ -28,6 +29,7 @@ class Care(ABC):
     model: CausalModel
     router: Router
     _privacy: Privacy
+    _learner: Learner
 
     @property
     def pins(self) -> Pins:
@@ -94,6 +96,10 @@ class Care(ABC):
             question=question, passage=passage, before_s=before_s, everything=everything
         )
         return self._privacy.forget(wanted)
+
+    def is_personal(self, *texts: str) -> bool:
+        """Tell whether the setting `redact` would change any of these: then none is stored."""
+        return any(map(self._learner.redactor.is_personal, texts))
 
     @abstractmethod
     def flush(self) -> None:

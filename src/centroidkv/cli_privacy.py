@@ -14,8 +14,8 @@ from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
 from centroidkv.files import write_atomic
 
-EXAMPLES = """  centroidkv export --store ./kv-store --question "How do I block my card?" --out held.json
-  centroidkv forget --store ./kv-store --question "How do I block my card?" --yes
+EXAMPLES = """  centroidkv export --store ./kv-store --question "Is my card lost?" --out held.json
+  centroidkv forget --store ./kv-store --question "Is my card lost?" --yes
 """
 
 __all__ = ["EXAMPLES", "register"]

@@ -18,6 +18,7 @@ from centroidkv.kv.manifest import PrefixRow
 from centroidkv.outcome import Layout
 from centroidkv.plan_config import PlanConfig
 from centroidkv.protocols import CausalModel, RunningSequence
+from centroidkv.redacting import Redactor
 from centroidkv.routing.growth import domain_near, grow
 from centroidkv.routing.history import History, Seen, open_history
 from centroidkv.routing.plan import Plan
@@ -38,7 +39,8 @@ class Answered:
 
     `answer` are the tokens decoded; `is_conversation` that the next prompt may continue it. Of a
     blended prompt only the KV of the first `exact_tokens` is that of its tokens alone. The KV of
-    the first `sound` tokens of the prompt came from the store or from an earlier arena.
+    the first `sound` tokens of the prompt came from the store or from an earlier arena. What stands
+    behind the first `storable_tokens` is personal: neither that nor the answer is stored.
     """
 
     prompt: Prompt
@@ -50,6 +52,14 @@ class Answered:
     match: Match
     sound: int
     exact_tokens: int | None = None
+    storable_tokens: int | None = None
+
+    @property
+    def storable(self) -> Prompt:
+        """The part of the prompt that may be stored."""
+        ids, offsets = self.prompt.token_ids, self.prompt.offsets
+        end = self.storable_tokens
+        return self.prompt if end is None else Prompt(self.prompt.text, ids[:end], offsets[:end])
 
 
 class Learner:
@@ -68,6 +78,7 @@ class Learner:
         self.store = store
         self.router = router
         self._model = model
+        self.redactor = Redactor(store.config.redact, self._count)
         self._budgets = DomainBudgets(store.blocks.disk.manifest, self.namespace)
         self.history: History | None = None
         self.figures: FigureFile | None = None
@@ -132,6 +143,8 @@ class Learner:
             # The last token decoded has no KV: it was never run.
             kept = (*kept, *answered.answer)[: sequence.num_tokens]
         is_new = answered.is_conversation or usage.outcome in ("miss", "partial")
+        if answered.storable_tokens is not None:
+            kept = self._on_grid(kept[: answered.storable_tokens])
         if is_new and len(kept) > stored:
             pieces = self.cut(kept, sequence, start=stored)
             self.store.blocks.keep(pieces)
@@ -167,7 +180,8 @@ class Learner:
                 pieces = []
             blocks.persist(pieces)
         finally:
-            if self._drafts is not None and answered.answer:
+            is_storable = answered.storable_tokens is None
+            if self._drafts is not None and answered.answer and is_storable:
                 scope = self._scope(answered.record)
                 self._drafts.keep(answered.prompt.token_ids, scope, answered.answer)
             if record is not None:
@@ -175,7 +189,7 @@ class Learner:
                 plan = self.router.plan_of(record.route) or self.router.plan
                 cluster = self._cluster_of(record)
                 if plan and cluster and pieces and self._has_room(record, answered, pieces):
-                    self.fill(plan, cluster, answered.prompt, answered.where)
+                    self.fill(plan, cluster, answered.storable, answered.where)
 
     def _has_room(self, record: Record, answered: Answered, pieces: list[Piece]) -> bool:
         """Tell whether the domain of the cluster that a request began with may store its KV."""
@@ -257,7 +271,9 @@ class Learner:
         # In the retriever's order: pins in front would vote for themselves when plans are refitted.
         by_text = {p.text: p.id for p in record.passages}
         ranked = [by_text[t] for t in record.found if t in by_text] or list(by_text.values())
-        question = " ".join(record.question.split())
+        question = " ".join(self.redactor.masked(record.question).split())
+        if not question:
+            return
         seen = Seen(question, route.embedding, tuple(ranked), route.domain or "")
         self.history.add(seen, record.passages, is_placed=route.is_admitted)
         # While another version is made ready or tried, nothing grows that it would not have.

@@ -1,8 +1,13 @@
 """Which places one engine's tenant has things in, and whose namespaces are whose."""
 
+import contextlib
 import logging
 import sqlite3
+from collections.abc import Iterator
 
+from centroidkv.answers import AnswerStore
+from centroidkv.drafts import DraftStore
+from centroidkv.expiry import Aged, Expiry
 from centroidkv.forget_log import ForgetLog
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.kv.holdings import Holdings, note_owner
@@ -26,7 +31,7 @@ from centroidkv.routing.records import RecordRing
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["open_privacy"]
+__all__ = ["open_expiry", "open_privacy"]
 
 
 def open_privacy(
@@ -55,6 +60,28 @@ def open_privacy(
         store.writer.flush()
 
     return Privacy(store.config.tenant, places, ForgetLog(store.path), flush)
+
+
+def open_expiry(privacy: Privacy, learner: Learner) -> Expiry:
+    """Return what keeps a tenant's `ttl_s`; of a read-only store nothing expires."""
+    store = learner.store
+    owner = namespace_id("owner", store.config.tenant)
+    ttl_s = None if store.read_only else store.config.ttl_s
+    return Expiry(privacy, ttl_s, lambda: _aged(learner, Holdings(store.blocks, owner)))
+
+
+def _aged(learner: Learner, holdings: Holdings) -> Iterator[Aged]:
+    yield holdings
+    if learner.history is not None:
+        yield learner.history
+    folder = learner.store.path
+    if (folder / "answers.sqlite").exists():
+        with contextlib.closing(AnswerStore(folder, learner.versions.namespace)) as answers:
+            yield answers
+    path = folder / "drafts.sqlite"
+    if path.exists():
+        with contextlib.closing(DraftStore(path, "", quarantine=folder / "quarantine")) as drafts:
+            yield drafts
 
 
 def _kept_in_files(learner: Learner, model: CausalModel, holdings: Holdings) -> list[Place]:

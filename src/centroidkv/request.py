@@ -126,6 +126,7 @@ class Run:
     learns: bool = True
     filling: Filling | None = None
     exact_tokens: int | None = None
+    storable_tokens: int | None = None  # what stands behind these is personal; None for all
     load_s: float = 0.0
     prefill_s: float = 0.0
     ttft_s: float = 0.0

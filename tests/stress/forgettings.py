@@ -120,8 +120,8 @@ def in_child(work, *arguments: object) -> int:
         try:
             work(*arguments)
             code = 0
-        except BaseException as error:
-            print(f"{arguments}: {type(error).__name__}: {error}", file=sys.stderr)
+        except BaseException as error:  # noqa: BLE001 - a forked child must not go on
+            sys.stderr.write(f"{arguments}: {type(error).__name__}: {error}\n")
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -144,7 +144,7 @@ def main() -> int:
                 counts["kills"] += died
                 counts["violations"] += not died or in_child(trial.look, name) != 0
                 shutil.rmtree(trial.folder / name)
-    print(json.dumps(counts))
+    sys.stdout.write(json.dumps(counts) + "\n")
     return 1 if counts["violations"] else 0
 
 

@@ -4,7 +4,6 @@ A block's id tells nothing of its tenant, so the manifest notes which namespaces
 namespace that was derived from another (passages behind a head) who its owner is. Knows no text.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from centroidkv.kv.codec import load_block
 from centroidkv.kv.manifest import Manifest
 from centroidkv.kv.remote_budget import block_of
 from centroidkv.kv.tiers import TieredBlocks
-from centroidkv.sqlite_scrubbing import NOW_S, erasing, scrub
+from centroidkv.sqlite_scrubbing import erasing, scrub
 
 __all__ = ["Holdings", "Node", "note_owner"]
 
@@ -202,14 +201,15 @@ class Holdings:
 
     # ages
 
-    def settle_clock(self) -> None:
-        """Take what seems to come from the future for new: the clock was set back."""
+    def settle_clock(self, now_s: float) -> None:
+        """Take what seems to come from after `now_s` for new: the clock was set back."""
         with self._manifest._writing() as db:
-            query = f"UPDATE blocks SET stored_s = {NOW_S} WHERE stored_s > {NOW_S} + ?"
-            db.execute(query, (AHEAD_S,))
+            query = "UPDATE blocks SET stored_s = ? WHERE stored_s > ?"
+            db.execute(query, (int(now_s), now_s + AHEAD_S))
 
-    def oldest_s(self) -> float:
-        """Return when the block of this owner that is longest unused was used, now for none."""
-        query = "SELECT MIN(stored_s) FROM blocks WHERE namespace = ?"
-        found = [self._manifest._number(query, n) for n in self.namespaces()]
-        return float(min((s for s in found if s), default=time.time()))
+    def has_older(self, before_s: float) -> bool:
+        """Tell whether any block was last used before a time; reads no block."""
+        if min(self._blocks.memory.used_s().values(), default=before_s) < before_s:
+            return True
+        query = "SELECT 1 FROM blocks WHERE namespace = ? AND stored_s < ? LIMIT 1"
+        return any(self._manifest._rows(query, n, before_s) for n in self.namespaces())
