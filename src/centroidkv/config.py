@@ -155,7 +155,6 @@ class EngineConfig(Settings):
             self.max_error is None or (is_number(self.max_error) and 0 < self.max_error < 1),
             f"max_error must be a number in (0, 1), or None, not {self.max_error!r}",
         )
-        self._check_privacy()
         self._check_drafts()
         self._check_pins()
         self._check_loading()
@@ -257,6 +256,7 @@ class EngineConfig(Settings):
         self._check_precision()
         self._check_blend()
         self._check_tiers()
+        self._check_privacy()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""
