@@ -18,6 +18,7 @@ from centroidkv.privacy_wanted import Wanted, seconds
 from centroidkv.protocols import CausalModel
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
+from centroidkv.tenant_view import own_check, own_stats
 
 __all__ = ["Care"]
 
@@ -37,16 +38,21 @@ class Care(ABC):
         return Pins(self.store, self.router)
 
     def stats(self) -> StoreStats:
-        """Return counts, sizes and counters of the store."""
+        """Return counts, sizes and counters: this tenant's, and of what all tenants share."""
         self._require_open()
         self.flush()
-        return store_stats(self.store)
+        own = (self._learner.namespace, self._learner.versions.namespace)
+        return own_stats(store_stats(self.store), self.store, self.router.plan, own)
 
     def check(self, *, repair: bool = False) -> CheckReport:
-        """Verify every block, manifest row, plan and centroid; with `repair`, mend what can be."""
+        """Verify every block, manifest row, plan and centroid; with `repair`, mend what can be.
+
+        The engine of a further tenant tells of its own and of what is shared alone.
+        """
         self._require_open()
         self.flush()
-        return check_store(self.store, repair=repair, router=self.router)
+        found = check_store(self.store, repair=repair, router=self.router)
+        return own_check(found, self.store, self._learner.versions.namespace)
 
     def codec_report(self, prompts: Any = None, **options: Any) -> CodecReport:
         """Measure what each KV level costs this model; keep and return it. See `measure_levels`."""

@@ -9,8 +9,7 @@ from centroidkv.answers import AnswerStore
 from centroidkv.drafts import DraftStore
 from centroidkv.expiry import Aged, Expiry
 from centroidkv.forget_log import ForgetLog
-from centroidkv.kv.blocks import namespace_id
-from centroidkv.kv.holdings import Holdings, note_owner
+from centroidkv.kv.holdings import Holdings, note_owner, owner_of
 from centroidkv.learning import Learner
 from centroidkv.policies import Policies
 from centroidkv.privacy import Privacy
@@ -42,8 +41,7 @@ def open_privacy(
     What leads to the rest goes first: a request that comes meanwhile finds less and less.
     """
     store = learner.store
-    owner = namespace_id("owner", store.config.tenant)
-    holdings = Holdings(store.blocks, owner)
+    holdings = Holdings.of_tenant(store.blocks, store.config.tenant)
     places: list[Place] = [
         RecordsPlace(records),
         ArenasPlace(model, policies.exact.residence),
@@ -51,7 +49,7 @@ def open_privacy(
         PlansPlace(store, learner.versions, learner.router),
     ]
     if not store.read_only:
-        _note(learner, model, owner)
+        _note(learner, model, owner_of(store.config.tenant))
         places += _kept_in_files(learner, model, holdings)
     places.append(BlocksPlace(holdings, model))
 
@@ -65,9 +63,9 @@ def open_privacy(
 def open_expiry(privacy: Privacy, learner: Learner) -> Expiry:
     """Return what keeps a tenant's `ttl_s`; of a read-only store nothing expires."""
     store = learner.store
-    owner = namespace_id("owner", store.config.tenant)
     ttl_s = None if store.read_only else store.config.ttl_s
-    return Expiry(privacy, ttl_s, lambda: _aged(learner, Holdings(store.blocks, owner)))
+    holdings = Holdings.of_tenant(store.blocks, store.config.tenant)
+    return Expiry(privacy, ttl_s, lambda: _aged(learner, holdings))
 
 
 def _aged(learner: Learner, holdings: Holdings) -> Iterator[Aged]:

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from centroidkv.errors import CacheError
-from centroidkv.kv.blocks import is_root
+from centroidkv.kv.blocks import is_root, namespace_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.manifest import Manifest
 from centroidkv.kv.remote_budget import block_of
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.sqlite_scrubbing import erasing, scrub
 
-__all__ = ["Holdings", "Node", "note_owner"]
+__all__ = ["Holdings", "Node", "note_owner", "owner_of"]
 
 # A clock that was set back: what seems to be of later than this is taken for new.
 AHEAD_S = 120
@@ -33,6 +33,11 @@ class Node:
     used_s: float = 0.0
 
 
+def owner_of(tenant: str) -> str:
+    """Return what the manifest calls a tenant."""
+    return namespace_id("owner", tenant)
+
+
 def note_owner(manifest: Manifest, namespace: str, owner: str, *, model: str = "") -> None:
     """Note whose a namespace is; `model` is the fingerprint of the model that reads its tokens."""
     with manifest._writing() as db:
@@ -46,6 +51,11 @@ class Holdings:
     def __init__(self, blocks: TieredBlocks, owner: str) -> None:
         self._blocks = blocks
         self._owner = owner
+
+    @classmethod
+    def of_tenant(cls, blocks: TieredBlocks, tenant: str) -> "Holdings":
+        """Return what a tenant has, by the name that a server gave it."""
+        return cls(blocks, owner_of(tenant))
 
     @property
     def _manifest(self) -> Manifest:
