@@ -51,6 +51,8 @@ class ApproximateAnswering:
         for done, cluster in enumerate(plan.clusters):
             progress("warm", done, len(plan.clusters))
             before = self._representatives.num_kept
+            if not cluster.representative:  # forgotten
+                continue
             try:
                 invoke(cluster.representative)
             except Exception as error:  # noqa: BLE001 - it is the user's chain

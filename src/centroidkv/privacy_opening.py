@@ -4,6 +4,9 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 
 from centroidkv.answers import AnswerStore
 from centroidkv.drafts import DraftStore
@@ -26,7 +29,10 @@ from centroidkv.privacy_places import (
 from centroidkv.privacy_plans import PlansPlace
 from centroidkv.privacy_report import Place
 from centroidkv.protocols import CausalModel
+from centroidkv.routing.history import History, open_history
 from centroidkv.routing.records import RecordRing
+from centroidkv.routing.router import Router
+from centroidkv.versions import Versions
 
 _log = logging.getLogger("centroidkv")
 
@@ -45,11 +51,12 @@ def open_privacy(
     places: list[Place] = [
         RecordsPlace(records),
         ArenasPlace(model, policies.exact.residence),
-        HeadsPlace(policies.blend.heads, model),
+        HeadsPlace(policies.blend.heads, model, lambda: _other_heads(learner, holdings)),
         PlansPlace(store, learner.versions, learner.router),
     ]
     if not store.read_only:
         _note(learner, model, owner_of(store.config.tenant))
+        places += _of_other_embedders(learner, holdings)
         places += _kept_in_files(learner, model, holdings)
     places.append(BlocksPlace(holdings, model))
 
@@ -85,8 +92,9 @@ def _aged(learner: Learner, holdings: Holdings) -> Iterator[Aged]:
 def _kept_in_files(learner: Learner, model: CausalModel, holdings: Holdings) -> list[Place]:
     folder = learner.store.path
     places: list[Place] = []
-    if learner.history is not None:
-        places.append(HistoryPlace(learner.history))
+    history = learner.history
+    if history is not None:
+        places.append(HistoryPlace(lambda: contextlib.nullcontext(history)))
     places.append(AnswersPlace(folder, holdings, model))
     places.append(DraftsPlace(folder / "drafts.sqlite", holdings, model))
     if learner.figures is not None:
@@ -95,6 +103,28 @@ def _kept_in_files(learner: Learner, model: CausalModel, holdings: Holdings) -> 
         places.append(PassageFilePlace(folder / "passages.jsonl"))
     places.append(QuarantinePlace(folder / "quarantine"))
     return places
+
+
+def _of_other_embedders(learner: Learner, holdings: Holdings) -> list[Place]:
+    """Return the plans and questions that the tenant has of other embedders than the engine's."""
+    store, path = learner.store, learner.store.path / "history.sqlite"
+    places: list[Place] = []
+    for namespace, model in holdings.namespaces().items():
+        if not model and namespace != learner.versions.namespace:
+            unrouted = Router(learner.router.embedder, store.open_index)
+            places.append(PlansPlace(store, Versions(store, namespace), unrouted))
+            places.append(HistoryPlace(partial(_opened_history, path, namespace)))
+    return places
+
+
+def _opened_history(path: Path, namespace: str) -> AbstractContextManager[History]:
+    return contextlib.closing(open_history(path, namespace, quarantine=path.parent / "quarantine"))
+
+
+def _other_heads(learner: Learner, holdings: Holdings) -> list[Path]:
+    folder = learner.store.path / "heads"
+    names = (f"{n[-16:]}.json" for n in holdings.namespaces() if n != learner.namespace)
+    return [folder / name for name in names if (folder / name).exists()]
 
 
 def _note(learner: Learner, model: CausalModel, owner: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from centroidkv import Engine
+from centroidkv.answers import Answer
 from centroidkv.errors import ConfigError
 from word_bank import QUESTIONS, ask, build_and_warm
 
@@ -23,6 +24,7 @@ def shift(store: Path, seconds: int) -> None:
         ("manifest", "UPDATE blocks SET stored_s = stored_s + ?"),
         ("history", "UPDATE seen SET last_seen_s = last_seen_s + ? WHERE times > 0"),
         ("drafts", "UPDATE drafts_ages SET stored_s = stored_s + ?"),
+        ("answers", "UPDATE answers_ages SET stored_s = stored_s + ?"),
     ):
         db = sqlite3.connect(store / f"{name}.sqlite", isolation_level=None)
         db.execute(query, (seconds,))
@@ -33,6 +35,8 @@ def fill(engine: Engine) -> None:
     build_and_warm(engine)
     ask(engine, ASKED)
     engine.generate(PROMPT, max_tokens=4)
+    vector = engine.router.embedder.embed([ASKED])[0]
+    engine.answers.put(Answer("1", ASKED, '"who?"', 0.0), scope="s", vector=vector)
     engine.flush()
 
 
@@ -51,6 +55,7 @@ def test_what_is_old_is_gone_when_a_store_is_opened(
     engine = open_engine(ttl_s=DAY, **OPTIONS)
     assert engine.export(question=ASKED).entries == ()
     assert engine.stats().num_blocks == 0
+    assert engine.answers.all() == []
     assert engine.generate(PROMPT, max_tokens=4).usage.reused_tokens == 0
     assert engine.router.plan is not None
     assert engine.router.plan.clusters[0].representative in QUESTIONS

@@ -92,7 +92,6 @@ def test_drafts(pair: tuple[Engine, Engine]) -> None:
     acme, _ = pair
     acme.generate(PROMPT, max_tokens=12)
     acme.flush()
-    assert acme.generate(PROMPT, max_tokens=12).usage.drafted_tokens > 5
     ids = acme.model.encode(PROMPT).token_ids
     found = [e._learner.drafts(ids, None) for e in pair]
     assert [bool(d and d.repeat) for d in found] == [True, False]
