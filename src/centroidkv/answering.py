@@ -13,10 +13,11 @@ import uuid
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
+from centroidkv.answered import Answered
 from centroidkv.config import Sampling
 from centroidkv.errors import ContextTooLong, GenerationTimeout
 from centroidkv.kv.tiers import TieredBlocks
-from centroidkv.learning import Answered, Learner
+from centroidkv.learning import Learner
 from centroidkv.models.stopping import StopScanner
 from centroidkv.outcome import classify, layout
 from centroidkv.protocols import CausalModel, RunningSequence
@@ -67,6 +68,7 @@ class Answering:
         self._records = records
         self._learner = learner
         self._queue = learner.store.requests
+        self._redactor = learner.redactor
         self._restorer = Restorer(model, blocks, learner)
         self._sharing = Sharing(model, learner, self._restorer)
         self._warned_order = False
@@ -138,10 +140,13 @@ class Answering:
         # A guess may be the whole prompt, and then any reuse would seem to leave the question only.
         asked = question if request.question or record else end_of(question)
         where = layout(prompt, record, question=asked, user_text=user_text.strip())
+        storable = self._redactor.storable_tokens(prompt, request.prompt, record, asked)
         if where.is_question_first and not self._warned_order:
             self._warned_order = True
             _log.warning(_FIX)
-        return Run(request, begin, prompt, record, question, where, dropped)
+        run = Run(request, begin, prompt, record, question, where, dropped)
+        run.storable_tokens = storable
+        return run
 
     def _fitting(self, request: Request, record: Record | None) -> tuple[Prompt, int]:
         """Render the prompt; while it is too long, drop pins that were not retrieved."""
@@ -268,6 +273,7 @@ class Answering:
             usage=usage,
             match=run.match,
             exact_tokens=run.exact_tokens,
+            storable_tokens=run.storable_tokens,
             sound=run.sound,
             handed_on=run.handed_on,
             token_bytes=run.token_bytes,

@@ -175,16 +175,6 @@ class AnswerStore:
         rows = self._run(lambda db: db.execute(query, (self.namespace, limit)).fetchall())
         return [Answer(answer_id, question, answer, 0.0) for answer_id, question, answer in rows]
 
-    def oldest_s(self) -> float | None:
-        """Return when the oldest answer was stored, None for none."""
-        query = (
-            "SELECT MIN(stored_s) FROM answers JOIN answers_ages USING (number) WHERE namespace = ?"
-        )
-        found: float | None = self._run(
-            lambda db: db.execute(query, (self.namespace,)).fetchone()[0]
-        )
-        return found
-
     def settle_clock(self, now_s: float) -> None:
         """Take what seems to come from after `now_s` for new: the clock was set back."""
         query = "UPDATE answers_ages SET stored_s = ? WHERE stored_s > ?"

@@ -51,6 +51,8 @@ class ApproximateAnswering:
         for done, cluster in enumerate(plan.clusters):
             progress("warm", done, len(plan.clusters))
             before = self._representatives.num_kept
+            if not cluster.representative:  # forgotten
+                continue
             try:
                 invoke(cluster.representative)
             except Exception as error:  # noqa: BLE001 - it is the user's chain
@@ -93,7 +95,7 @@ class ApproximateAnswering:
         run.miss_reason = "representative_filled"
         for chunk in self._answering.run(run):
             done = chunk.completion
-            if done is not None:
+            if done is not None and run.storable_tokens is None:
                 kept = StandIn(
                     run.question,
                     run.prompt.token_ids,

@@ -115,7 +115,8 @@ class BlendAnswering:
         if self._store.read_only or not self._config.blend_learns:
             return
         ids = run.prompt.token_ids
-        unseen = [ids[s.start : s.stop] for s in filling.unseen]
+        most = len(ids) if run.storable_tokens is None else run.storable_tokens
+        unseen = [ids[s.start : s.stop] for s in filling.unseen if s.stop <= most]
         self.passage_learner.submit(ids[: layout.head], unseen)
 
     def flush(self) -> None:

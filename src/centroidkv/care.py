@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from centroidkv.codec_report import CodecReport
+from centroidkv.learning import Learner
 from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.pinning import Pins
@@ -17,6 +18,7 @@ from centroidkv.privacy_wanted import Wanted, seconds
 from centroidkv.protocols import CausalModel
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
+from centroidkv.tenant_view import own_check, own_stats
 
 __all__ = ["Care"]
 
@@ -28,6 +30,7 @@ class Care(ABC):
     model: CausalModel
     router: Router
     _privacy: Privacy
+    _learner: Learner
 
     @property
     def pins(self) -> Pins:
@@ -35,16 +38,21 @@ class Care(ABC):
         return Pins(self.store, self.router)
 
     def stats(self) -> StoreStats:
-        """Return counts, sizes and counters of the store."""
+        """Return counts, sizes and counters: this tenant's, and of what all tenants share."""
         self._require_open()
         self.flush()
-        return store_stats(self.store)
+        own = (self._learner.namespace, self._learner.versions.namespace)
+        return own_stats(store_stats(self.store), self.store, self.router.plan, own)
 
     def check(self, *, repair: bool = False) -> CheckReport:
-        """Verify every block, manifest row, plan and centroid; with `repair`, mend what can be."""
+        """Verify every block, manifest row, plan and centroid; with `repair`, mend what can be.
+
+        The engine of a further tenant tells of its own and of what is shared alone.
+        """
         self._require_open()
         self.flush()
-        return check_store(self.store, repair=repair, router=self.router)
+        found = check_store(self.store, repair=repair, router=self.router)
+        return own_check(found, self.store, self._learner.versions.namespace)
 
     def codec_report(self, prompts: Any = None, **options: Any) -> CodecReport:
         """Measure what each KV level costs this model; keep and return it. See `measure_levels`."""
@@ -94,6 +102,10 @@ class Care(ABC):
             question=question, passage=passage, before_s=before_s, everything=everything
         )
         return self._privacy.forget(wanted)
+
+    def is_personal(self, *texts: str) -> bool:
+        """Tell whether the setting `redact` would change any of these: then none is stored."""
+        return any(map(self._learner.redactor.is_personal, texts))
 
     @abstractmethod
     def flush(self) -> None:

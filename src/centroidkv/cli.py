@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from centroidkv import __version__, cli_precision, cli_versions
+from centroidkv import __version__, cli_precision, cli_privacy, cli_versions
 from centroidkv.chat_logs import read_chat_log
 from centroidkv.cli_versions import Console, measured
 from centroidkv.config import EngineConfig
@@ -38,7 +38,7 @@ _EXAMPLES = """examples:
   centroidkv check --store ./kv-store --repair
   centroidkv calibrate pairs.csv --store ./kv-store
 """
-_ALL_EXAMPLES = _EXAMPLES + cli_versions.EXAMPLES + cli_precision.EXAMPLES
+_ALL_EXAMPLES = _EXAMPLES + cli_versions.EXAMPLES + cli_precision.EXAMPLES + cli_privacy.EXAMPLES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,6 +188,8 @@ def _open(options: argparse.Namespace, *, create: bool = True) -> Engine:
         embedder=options.embedder,
         disk_budget_bytes=int(options.disk_budget_gb * (1 << 30)),
         kv_precision=options.kv_precision,
+        chroma=getattr(options, "chroma", None),
+        remote=getattr(options, "remote", None),
     )
 
 
@@ -237,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_model(with_model)
     cli_versions.register(command, _console())
     cli_precision.register(command, _console())
+    cli_privacy.register(command, _console())
     return parser
 
 

@@ -1,6 +1,6 @@
 """How engines behave: validated, frozen settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, Self
@@ -68,6 +68,10 @@ class EngineConfig(Settings):
     `remote` is a third tier behind memory and disk, shared with other machines: a URL or the
     fields of `RemoteSettings`. `ttft_objective_s` is the time to the first token that loading aims
     at: of the levels that meet it, the finest is loaded; None for as soon as possible.
+
+    `ttl_s` lets go of what this tenant did not store or ask again for so many seconds; None keeps
+    it. `redact` masks what is personal in a text before it is stored: a function such as
+    `mask_personal`. Of a prompt that it changes, KV is kept only up to the question.
     """
 
     memory_budget_bytes: int = GIB
@@ -105,6 +109,8 @@ class EngineConfig(Settings):
     ttft_objective_s: float | None = None
     eviction: str = "lru"
     remote: str | Mapping[str, Any] | RemoteSettings | None = None
+    ttl_s: float | None = None
+    redact: Callable[[str], str] | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -152,6 +158,16 @@ class EngineConfig(Settings):
         self._check_drafts()
         self._check_pins()
         self._check_loading()
+
+    def _check_privacy(self) -> None:
+        require(
+            self.ttl_s is None or (is_number(self.ttl_s) and self.ttl_s > 0),
+            f"ttl_s must be a number of seconds above 0, or None, not {self.ttl_s!r}",
+        )
+        require(
+            self.redact is None or callable(self.redact),
+            f"redact must be a function from text to text, or None, not {self.redact!r}",
+        )
 
     def _check_tiers(self) -> None:
         require(
@@ -240,6 +256,7 @@ class EngineConfig(Settings):
         self._check_precision()
         self._check_blend()
         self._check_tiers()
+        self._check_privacy()
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""

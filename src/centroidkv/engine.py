@@ -22,7 +22,7 @@ from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.passage_prefill import PassageReport
 from centroidkv.plan_config import PlanConfig
 from centroidkv.policies import Policies
-from centroidkv.privacy_opening import open_privacy
+from centroidkv.privacy_opening import open_expiry, open_privacy
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.redaction import Redact
@@ -57,7 +57,7 @@ class Engine(Care):
         self.store = store
         self.model = model
         self.config = store.config
-        self.router = Router(embedder, store.open_index)
+        self.router = Router(embedder, store.open_index, self._masked)
         self._plan_namespace = namespace_id("plan", embedder.fingerprint, self.config.tenant)
         self._records = RecordRing(self.config.max_records)
         self.versions = Versions(store, self._plan_namespace, self.router)
@@ -70,6 +70,7 @@ class Engine(Care):
         for problem in self.versions.load():
             self._learner.fault("damaged_plans", problem)
         self._privacy = open_privacy(self._learner, model, self._records, self._policies)
+        self._expiry = open_expiry(self._privacy, self._learner)
         self._finish_forgetting()
         self._retrieving.preload()
 
@@ -125,8 +126,12 @@ class Engine(Care):
         if self.store.read_only:
             return
         self._privacy.resume()
+        self._expiry.sweep()
         for tenant in self._privacy.others() if self.store.is_owner else ():
             self.for_tenant(tenant)
+
+    def _masked(self, text: str) -> str:
+        return self._learner.redactor.masked(text)
 
     # offline
 
@@ -160,6 +165,9 @@ class Engine(Care):
         self._require_open()
         self.store.require_writable("build a plan")
         config = PlanConfig.of({**self.config.plan_settings(self.model.context_tokens), **settings})
+        if self.config.redact is not None:
+            questions = self._learner.redactor.all_masked(questions)
+            redact = redact or (self.config.redact if chat_log is not None else None)
         asked = gather(questions, domains, chat_log, redact, self.router.embedder)
         builder = Builder(self.router, self.model, self._learner)
         progress = progress_bar() if show_progress else no_progress
@@ -239,6 +247,7 @@ class Engine(Care):
             ConfigError: Question or domain is not a text, or the engine is closed.
         """
         self._require_open()
+        self._expiry.look()
         self.versions.look()
         return self._retrieving.route(question, domain)
 
@@ -285,12 +294,14 @@ class Engine(Care):
         """Answer piece by piece; the last chunk carries the completion. Closing it stops."""
         request = Request.of(as_messages(prompt), options, reuse=self.config.reuse)
         self._require_open()
+        self._expiry.look()
         return self._policies.stream(request)
 
     @property
     def answers(self) -> AnswerStore:
         """Answers kept for answer caches, of this embedder and tenant; opened on first use."""
         self._require_open()
+        self._expiry.look()
         if self._answers is None:
             self.store.require_writable("keep answers")
             self._answers = AnswerStore(self.store.path, self._plan_namespace)
@@ -315,6 +326,7 @@ class Engine(Care):
         self._tenants.close(self)
         self._policies.close()
         self.store.finish()
+        self._expiry.sweep(rewrites=True)
         for part in (self.router, self._learner, self._answers):
             if part is not None:
                 part.close()

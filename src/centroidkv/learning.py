@@ -6,18 +6,19 @@ else runs behind it in a queue.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from centroidkv.answered import Answered
 from centroidkv.approval import open_namespace
 from centroidkv.domain_budgets import DomainBudgets
 from centroidkv.drafts import DraftStore
 from centroidkv.figures import FigureFile
 from centroidkv.fitting import fit_plan
-from centroidkv.kv.blocks import BLOCK_TOKENS, Match, Piece, block_id, chain
+from centroidkv.kv.blocks import BLOCK_TOKENS, Piece, block_id, chain
 from centroidkv.kv.manifest import PrefixRow
 from centroidkv.outcome import Layout
 from centroidkv.plan_config import PlanConfig
 from centroidkv.protocols import CausalModel, RunningSequence
+from centroidkv.redacting import Redactor
 from centroidkv.routing.growth import domain_near, grow
 from centroidkv.routing.history import History, Seen, open_history
 from centroidkv.routing.plan import Plan
@@ -29,29 +30,7 @@ from centroidkv.versions import Versions
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["Answered", "Learner"]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A request that has been answered, as far as learning from it needs.
-
-    `answer` are the tokens decoded; `is_conversation` that the next prompt may continue it. Of a
-    blended prompt only the KV of the first `exact_tokens` is that of its tokens alone. The KV of
-    the first `sound` tokens of the prompt came from the store or from an earlier arena.
-    """
-
-    prompt: Prompt
-    answer: tuple[int, ...]
-    is_conversation: bool
-    record: Record | None
-    where: Layout
-    usage: Usage
-    match: Match
-    sound: int
-    exact_tokens: int | None = None
-    handed_on: int = 0  # leading tokens that the store was given before the answer
-    token_bytes: int = 0  # of their KV
+__all__ = ["Learner"]
 
 
 class Learner:
@@ -70,6 +49,7 @@ class Learner:
         self.store = store
         self.router = router
         self._model = model
+        self.redactor = Redactor(store.config.redact, self._count)
         self._budgets = DomainBudgets(store.blocks.disk.manifest, self.namespace)
         self.history: History | None = None
         self.figures: FigureFile | None = None
@@ -137,6 +117,8 @@ class Learner:
         elif answered.is_conversation:
             # The last token decoded has no KV: it was never run.
             kept = (*kept, *answered.answer)[: sequence.num_tokens]
+        if answered.storable_tokens is not None:
+            kept = self._on_grid(kept[: answered.storable_tokens])
         given = max(stored, answered.handed_on)
         if self.keeps(usage.outcome, answered.is_conversation) and len(kept) > given:
             pieces = self.cut(kept, sequence, start=given)
@@ -177,7 +159,8 @@ class Learner:
         try:
             pieces = self.persist(pieces, record, answered.prompt, answered.where)
         finally:
-            if self._drafts is not None and answered.answer:
+            is_storable = answered.storable_tokens is None
+            if self._drafts is not None and answered.answer and is_storable:
                 scope = self._scope(answered.record)
                 self._drafts.keep(answered.prompt.token_ids, scope, answered.answer)
             if record is not None:
@@ -189,7 +172,7 @@ class Learner:
                     record, answered.prompt, answered.where, token_bytes
                 )
                 if plan and cluster and has_kv:
-                    self.fill(plan, cluster, answered.prompt, answered.where)
+                    self.fill(plan, cluster, answered.storable, answered.where)
 
     def persist(
         self, pieces: list[Piece], record: Record | None, prompt: Prompt, where: Layout
@@ -282,7 +265,9 @@ class Learner:
         # In the retriever's order: pins in front would vote for themselves when plans are refitted.
         by_text = {p.text: p.id for p in record.passages}
         ranked = [by_text[t] for t in record.found if t in by_text] or list(by_text.values())
-        question = " ".join(record.question.split())
+        question = " ".join(self.redactor.masked(record.question).split())
+        if not question:
+            return
         seen = Seen(question, route.embedding, tuple(ranked), route.domain or "")
         self.history.add(seen, record.passages, is_placed=route.is_admitted)
         # While another version is made ready or tried, nothing grows that it would not have.

@@ -59,6 +59,16 @@ class Privacy:
             self._flush()
             return self._carry_out(self._log.begin(self._tenant, self._settled(wanted)))
 
+    def expire(self, wanted: Wanted, *, rewrites: bool) -> bool:
+        """Remove what is too old; tell whether there was any. Rewrites files if told to."""
+        wanted = self._settled(wanted)
+        is_any = rewrites or any(_tried(p, partial(p.find, wanted), []) for p in self._places)
+        if is_any:
+            with self._log.alone():
+                self._flush()
+                self._carry_out(self._log.begin(self._tenant, wanted), rewrites=rewrites)
+        return is_any
+
     def others(self) -> set[str]:
         """Return the other tenants whose forgetting was broken off."""
         if not self._log.has_remains:
@@ -73,7 +83,7 @@ class Privacy:
             own = [i for i in self._log.open_intents() if i.tenant == self._tenant]
             return [self._carry_out(intent) for intent in own]
 
-    def _carry_out(self, intent: Intent) -> ForgetReport:
+    def _carry_out(self, intent: Intent, *, rewrites: bool = True) -> ForgetReport:
         begin = time.perf_counter()
         wanted = intent.wanted
         problems: list[str] = []
@@ -82,7 +92,7 @@ class Privacy:
             done = _tried(place, partial(place.forget, wanted), problems)
             if done:
                 forgotten[place.name] = done
-        for place in self._places:
+        for place in self._places if rewrites else ():
             rest = _tried(place, place.scrub, problems)
             if rest:
                 problems.append(rest)

@@ -52,6 +52,8 @@ class BlocksPlace:
         return None if self._holdings.scrub() else "manifest.sqlite is in use and keeps a rest"
 
     def _found(self, wanted: Wanted) -> list[Node]:
+        if wanted.before_s is not None and not self._holdings.has_older(wanted.before_s):
+            return []
         nodes = self._holdings.nodes(with_remote=wanted.before_s is None)
         if wanted.everything:
             return list(nodes.values())

@@ -1,11 +1,18 @@
 """Which places one engine's tenant has things in, and whose namespaces are whose."""
 
+import contextlib
 import logging
 import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 
+from centroidkv.answers import AnswerStore
+from centroidkv.drafts import DraftStore
+from centroidkv.expiry import Aged, Expiry
 from centroidkv.forget_log import ForgetLog
-from centroidkv.kv.blocks import namespace_id
-from centroidkv.kv.holdings import Holdings, note_owner
+from centroidkv.kv.holdings import Holdings, note_owner, owner_of
 from centroidkv.learning import Learner
 from centroidkv.policies import Policies
 from centroidkv.privacy import Privacy
@@ -22,11 +29,14 @@ from centroidkv.privacy_places import (
 from centroidkv.privacy_plans import PlansPlace
 from centroidkv.privacy_report import Place
 from centroidkv.protocols import CausalModel
+from centroidkv.routing.history import History, open_history
 from centroidkv.routing.records import RecordRing
+from centroidkv.routing.router import Router
+from centroidkv.versions import Versions
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["open_privacy"]
+__all__ = ["open_expiry", "open_privacy"]
 
 
 def open_privacy(
@@ -37,16 +47,16 @@ def open_privacy(
     What leads to the rest goes first: a request that comes meanwhile finds less and less.
     """
     store = learner.store
-    owner = namespace_id("owner", store.config.tenant)
-    holdings = Holdings(store.blocks, owner)
+    holdings = Holdings.of_tenant(store.blocks, store.config.tenant)
     places: list[Place] = [
         RecordsPlace(records),
         ArenasPlace(model, policies.exact.residence),
-        HeadsPlace(policies.blend.heads, model),
+        HeadsPlace(policies.blend.heads, model, lambda: _other_heads(learner, holdings)),
         PlansPlace(store, learner.versions, learner.router),
     ]
     if not store.read_only:
-        _note(learner, model, owner)
+        _note(learner, model, owner_of(store.config.tenant))
+        places += _of_other_embedders(learner, holdings)
         places += _kept_in_files(learner, model, holdings)
     places.append(BlocksPlace(holdings, model))
 
@@ -57,11 +67,34 @@ def open_privacy(
     return Privacy(store.config.tenant, places, ForgetLog(store.path), flush)
 
 
+def open_expiry(privacy: Privacy, learner: Learner) -> Expiry:
+    """Return what keeps a tenant's `ttl_s`; of a read-only store nothing expires."""
+    store = learner.store
+    ttl_s = None if store.read_only else store.config.ttl_s
+    holdings = Holdings.of_tenant(store.blocks, store.config.tenant)
+    return Expiry(privacy, ttl_s, lambda: _aged(learner, holdings))
+
+
+def _aged(learner: Learner, holdings: Holdings) -> Iterator[Aged]:
+    yield holdings
+    if learner.history is not None:
+        yield learner.history
+    folder = learner.store.path
+    if (folder / "answers.sqlite").exists():
+        with contextlib.closing(AnswerStore(folder, learner.versions.namespace)) as answers:
+            yield answers
+    path = folder / "drafts.sqlite"
+    if path.exists():
+        with contextlib.closing(DraftStore(path, "", quarantine=folder / "quarantine")) as drafts:
+            yield drafts
+
+
 def _kept_in_files(learner: Learner, model: CausalModel, holdings: Holdings) -> list[Place]:
     folder = learner.store.path
     places: list[Place] = []
-    if learner.history is not None:
-        places.append(HistoryPlace(learner.history))
+    history = learner.history
+    if history is not None:
+        places.append(HistoryPlace(lambda: contextlib.nullcontext(history)))
     places.append(AnswersPlace(folder, holdings, model))
     places.append(DraftsPlace(folder / "drafts.sqlite", holdings, model))
     if learner.figures is not None:
@@ -70,6 +103,28 @@ def _kept_in_files(learner: Learner, model: CausalModel, holdings: Holdings) -> 
         places.append(PassageFilePlace(folder / "passages.jsonl"))
     places.append(QuarantinePlace(folder / "quarantine"))
     return places
+
+
+def _of_other_embedders(learner: Learner, holdings: Holdings) -> list[Place]:
+    """Return the plans and questions that the tenant has of other embedders than the engine's."""
+    store, path = learner.store, learner.store.path / "history.sqlite"
+    places: list[Place] = []
+    for namespace, model in holdings.namespaces().items():
+        if not model and namespace != learner.versions.namespace:
+            unrouted = Router(learner.router.embedder, store.open_index)
+            places.append(PlansPlace(store, Versions(store, namespace), unrouted))
+            places.append(HistoryPlace(partial(_opened_history, path, namespace)))
+    return places
+
+
+def _opened_history(path: Path, namespace: str) -> AbstractContextManager[History]:
+    return contextlib.closing(open_history(path, namespace, quarantine=path.parent / "quarantine"))
+
+
+def _other_heads(learner: Learner, holdings: Holdings) -> list[Path]:
+    folder = learner.store.path / "heads"
+    names = (f"{n[-16:]}.json" for n in holdings.namespaces() if n != learner.namespace)
+    return [folder / name for name in names if (folder / name).exists()]
 
 
 def _note(learner: Learner, model: CausalModel, owner: str) -> None:

@@ -5,7 +5,8 @@ Each is one class over what its own part offers; see `Place` for the contract.
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from centroidkv.answers import Answer, AnswerStore
@@ -17,7 +18,7 @@ from centroidkv.privacy_report import Held
 from centroidkv.privacy_wanted import Wanted
 from centroidkv.prompt_heads import PromptHeads
 from centroidkv.protocols import CausalModel
-from centroidkv.routing.history import History
+from centroidkv.routing.history import Asked, History
 from centroidkv.routing.records import RecordRing
 from centroidkv.types import Passage, Record
 
@@ -93,30 +94,38 @@ class ArenasPlace:
 
 
 class HeadsPlace:
-    """What prompts begin with, for passages that are blended."""
+    """What prompts begin with, for passages that are blended; of other models, all of it goes."""
 
     name = "heads"
 
-    def __init__(self, heads: PromptHeads, model: CausalModel) -> None:
+    def __init__(
+        self, heads: PromptHeads, model: CausalModel, others: Callable[[], list[Path]]
+    ) -> None:
         self._heads = heads
         self._model = model
+        self._others = others
 
     def find(self, wanted: Wanted) -> list[Held]:
-        return [
+        if wanted.before_s is not None:
+            return []
+        found = [Held(self.name, path.name, "") for path in self._others()]
+        return found + [
             Held(self.name, str(number), text_of(self._model, head) or "")
             for number, head in enumerate(self._found(wanted))
         ]
 
     def _found(self, wanted: Wanted) -> list[tuple[int, ...]]:
-        if wanted.before_s is not None:
-            return []
         texts = ((head, text_of(self._model, head)) for head in self._heads.held())
         return [head for head, text in texts if text is None or wanted.is_in(text)]
 
     def forget(self, wanted: Wanted) -> int:
-        found = self._found(wanted)
+        if wanted.before_s is not None:
+            return 0
+        found, others = self._found(wanted), self._others()
         self._heads.forget(found)
-        return len(found)
+        for path in others:
+            path.unlink(missing_ok=True)
+        return len(found) + len(others)
 
     def scrub(self) -> str | None:
         return None
@@ -127,42 +136,46 @@ class HistoryPlace:
 
     name = "history"
 
-    def __init__(self, history: History) -> None:
-        self._history = history
+    def __init__(self, opened: Callable[[], AbstractContextManager[History]]) -> None:
+        self._opened = opened
 
     def find(self, wanted: Wanted) -> list[Held]:
-        if wanted.before_s is not None:
-            asked = self._history.older(wanted.before_s)
-        else:
-            known = self._history.asked()
-            asked = [a for a in known if wanted.is_question(a.seen.question)]
-        found = [
-            Held(
-                self.name,
-                a.seen.question,
-                a.seen.question,
-                {"times": a.times, "last_seen_s": a.last_seen_s, "is_built": a.is_built},
-            )
-            for a in asked
-        ]
-        return found + [Held(self.name, p.id, p.text) for p in self._passages(wanted)]
-
-    def _passages(self, wanted: Wanted) -> list[Passage]:
-        return [p for p in self._history.known_passages().values() if wanted.is_passage(p)]
+        with self._opened() as history:
+            asked = [
+                Held(
+                    self.name,
+                    a.seen.question,
+                    a.seen.question,
+                    {"times": a.times, "last_seen_s": a.last_seen_s, "is_built": a.is_built},
+                )
+                for a in _asked(history, wanted)
+            ]
+            return asked + [Held(self.name, p.id, p.text) for p in _passages(history, wanted)]
 
     def forget(self, wanted: Wanted) -> int:
-        found = self.find(wanted)
-        if wanted.everything:
-            self._history.clear()
-            return len(found)
-        passages = {p.id for p in self._passages(wanted)}
-        self._history.forget([held.key for held in found if held.key not in passages])
-        if passages:
-            self._history.replace_passages(dict.fromkeys(passages))
-        return len(found)
+        with self._opened() as history:
+            asked, passages = _asked(history, wanted), _passages(history, wanted)
+            if wanted.everything:
+                history.clear()
+            else:
+                history.forget([a.seen.question for a in asked])
+                if passages:
+                    history.replace_passages(dict.fromkeys(p.id for p in passages))
+            return len(asked) + len(passages)
 
     def scrub(self) -> str | None:
-        return None if self._history.scrub() else _IN_USE.format("history.sqlite")
+        with self._opened() as history:
+            return None if history.scrub() else _IN_USE.format("history.sqlite")
+
+
+def _asked(history: History, wanted: Wanted) -> list[Asked]:
+    if wanted.before_s is not None:
+        return history.older(wanted.before_s)
+    return [a for a in history.asked() if wanted.is_question(a.seen.question)]
+
+
+def _passages(history: History, wanted: Wanted) -> list[Passage]:
+    return [p for p in history.known_passages().values() if wanted.is_passage(p)]
 
 
 class AnswersPlace:

@@ -128,6 +128,7 @@ class Run:
     exact_tokens: int | None = None
     handed_on: int = 0  # leading tokens whose KV is on its way into the store already
     token_bytes: int = 0  # of that KV
+    storable_tokens: int | None = None  # what stands behind these is personal; None for all
     load_s: float = 0.0
     prefill_s: float = 0.0
     ttft_s: float = 0.0

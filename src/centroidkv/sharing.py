@@ -84,8 +84,13 @@ class Sharing:
             flight.land()
 
     def _end(self, run: Run) -> int:
-        """Count the tokens in full blocks, without the last one, which every answer computes."""
+        """Count the tokens in full blocks that may be stored, without the prompt's last one.
+
+        That one is computed by every answer.
+        """
         most = len(run.prompt) - 1
+        if run.storable_tokens is not None:
+            most = min(most, run.storable_tokens)
         return most - most % self._grid
 
     def _missing(self, run: Run, sequence: RunningSequence) -> str | None:

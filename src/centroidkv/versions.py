@@ -215,7 +215,9 @@ class Versions:
         now = time.monotonic()
         if now - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now
-            if not self._is_noted(self._pointer_path):
+            plan = self._router.plan if self._router is not None else None
+            is_same = self._is_noted(self._pointer_path)
+            if not is_same or (plan is not None and not self._is_noted(self._path(plan))):
                 self._store.writer.submit(self.follow)
 
     def follow(self) -> None:
@@ -233,12 +235,8 @@ class Versions:
             found, _ = self._plans.in_force(self.namespace)
             if found is None:
                 return
-            if (
-                plan is not None
-                and plan.id == found.id
-                and len(plan.clusters) < len(found.clusters)
-            ):
-                router.use(found)  # grown by another process
+            if plan is not None and plan.id == found.id and not plan.is_same_as(found):
+                router.use(found)  # grown by another process, or cleaned of what was forgotten
             if not is_same:
                 self._follow_trial(found)
             self._noted.update(signatures)

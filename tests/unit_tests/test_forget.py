@@ -8,7 +8,9 @@ import pytest
 from centroidkv import Engine, Passage
 from centroidkv.answers import Answer
 from centroidkv.errors import ConfigError, StoreError
+from centroidkv.models.loading import wrap_model
 from centroidkv.types import Message
+from small_parts import HashEmbedder, make_llama
 from word_bank import PASSAGES, QUESTIONS, ask, build_and_warm, search
 
 SECRET = "did Zebulon Quibble of 12 Nowhere Lane win at the races on Sunday"
@@ -110,6 +112,27 @@ def test_what_is_old_is_forgotten(asked: Engine) -> None:
     report = asked.forget(older_than_s=0)
     assert report.is_proven, report
     assert asked.export(question=SECRET).entries == ()
+
+
+class OtherEmbedder(HashEmbedder):
+    """The same vectors under another name."""
+
+    fingerprint = "0" * 64
+
+
+def test_models_and_embedders_of_before_count_too(
+    asked: Engine, open_engine: Callable[..., Engine], tmp_path: Path, tokenizer: object
+) -> None:
+    asked.close()
+    remote = f"file://{tmp_path / 'remote'}"
+    other = wrap_model(make_llama(seed=1), tokenizer)
+    engine = open_engine(model=other, embedder=OtherEmbedder(), remote=remote)
+    assert engine.forget(question=SECRET).is_proven
+    engine.close()
+    assert traces(tmp_path, "Zebulon") == []
+    again = open_engine(remote=remote)
+    assert again.export(question=SECRET).entries == ()
+    assert ask(again, QUESTIONS[0]).usage.cluster is not None, "the plan is there, without it"
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,18 @@ A block's id tells nothing of its tenant, so the manifest notes which namespaces
 namespace that was derived from another (passages behind a head) who its owner is. Knows no text.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from centroidkv.errors import CacheError
-from centroidkv.kv.blocks import is_root
+from centroidkv.kv.blocks import is_root, namespace_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.manifest import Manifest
 from centroidkv.kv.remote_budget import block_of
 from centroidkv.kv.tiers import TieredBlocks
-from centroidkv.sqlite_scrubbing import NOW_S, erasing, scrub
+from centroidkv.sqlite_scrubbing import erasing, scrub
 
-__all__ = ["Holdings", "Node", "note_owner"]
+__all__ = ["Holdings", "Node", "note_owner", "owner_of"]
 
 # A clock that was set back: what seems to be of later than this is taken for new.
 AHEAD_S = 120
@@ -34,6 +33,11 @@ class Node:
     used_s: float = 0.0
 
 
+def owner_of(tenant: str) -> str:
+    """Return what the manifest calls a tenant."""
+    return namespace_id("owner", tenant)
+
+
 def note_owner(manifest: Manifest, namespace: str, owner: str, *, model: str = "") -> None:
     """Note whose a namespace is; `model` is the fingerprint of the model that reads its tokens."""
     with manifest._writing() as db:
@@ -47,6 +51,11 @@ class Holdings:
     def __init__(self, blocks: TieredBlocks, owner: str) -> None:
         self._blocks = blocks
         self._owner = owner
+
+    @classmethod
+    def of_tenant(cls, blocks: TieredBlocks, tenant: str) -> "Holdings":
+        """Return what a tenant has, by the name that a server gave it."""
+        return cls(blocks, owner_of(tenant))
 
     @property
     def _manifest(self) -> Manifest:
@@ -202,14 +211,15 @@ class Holdings:
 
     # ages
 
-    def settle_clock(self) -> None:
-        """Take what seems to come from the future for new: the clock was set back."""
+    def settle_clock(self, now_s: float) -> None:
+        """Take what seems to come from after `now_s` for new: the clock was set back."""
         with self._manifest._writing() as db:
-            query = f"UPDATE blocks SET stored_s = {NOW_S} WHERE stored_s > {NOW_S} + ?"
-            db.execute(query, (AHEAD_S,))
+            query = "UPDATE blocks SET stored_s = ? WHERE stored_s > ?"
+            db.execute(query, (int(now_s), now_s + AHEAD_S))
 
-    def oldest_s(self) -> float:
-        """Return when the block of this owner that is longest unused was used, now for none."""
-        query = "SELECT MIN(stored_s) FROM blocks WHERE namespace = ?"
-        found = [self._manifest._number(query, n) for n in self.namespaces()]
-        return float(min((s for s in found if s), default=time.time()))
+    def has_older(self, before_s: float) -> bool:
+        """Tell whether any block was last used before a time; reads no block."""
+        if min(self._blocks.memory.used_s().values(), default=before_s) < before_s:
+            return True
+        query = "SELECT 1 FROM blocks WHERE namespace = ? AND stored_s < ? LIMIT 1"
+        return any(self._manifest._rows(query, n, before_s) for n in self.namespaces())

@@ -116,6 +116,8 @@ class CentroidKVAnswerCache(BaseCache):
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         asked = _split(prompt, llm_string)
+        if self.engine.is_personal(asked.question, *(g.text for g in return_val)):
+            return
         key = fingerprint(prompt, llm_string)
         answer = Answer(key, asked.question, _to_text(return_val), 0.0)
         vector = self._embedded(asked.question)

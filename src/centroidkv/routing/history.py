@@ -232,13 +232,6 @@ class History:
             query = "UPDATE seen SET last_seen_s = ? WHERE last_seen_s > ?"
             db.execute(query, (now_s, now_s))
 
-    def oldest_s(self) -> float | None:
-        """Return when the question longest not asked was asked, None for none."""
-        query = "SELECT MIN(last_seen_s) FROM seen WHERE namespace = ? AND NOT is_built"
-        with self._lock:
-            found: float | None = self._db.execute(query, (self.namespace,)).fetchone()[0]
-        return found
-
     def scrub(self) -> bool:
         """Rewrite the file without what was removed; tell whether that could be done."""
         with self._lock:

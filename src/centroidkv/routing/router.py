@@ -38,8 +38,14 @@ class Router:
     A failing embedder or index costs the route or some time, never the request.
     """
 
-    def __init__(self, embedder: Embedder, open_index: Callable[[Plan], CentroidIndex]) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        open_index: Callable[[Plan], CentroidIndex],
+        masked: Callable[[str], str] = lambda text: text,
+    ) -> None:
         self.embedder = embedder
+        self._masked = masked  # what may be stored of a text, its embedding included
         self.num_index_failures = 0
         self._open_index = open_index
         self._current: _InForce | None = None
@@ -162,7 +168,7 @@ class Router:
     def _embed(self, question: str) -> FloatArray:
         """Embed a question; no vector at all when the embedder fails."""
         try:
-            vector = np.asarray(self.embedder.embed([question])[0], np.float32)
+            vector = np.asarray(self.embedder.embed([self._masked(question)])[0], np.float32)
             if not np.isfinite(vector).all():
                 # It would be in the history, and the next plan could not be fitted.
                 raise ValueError("the embedder gave a vector that is NaN or infinite")

@@ -1,0 +1,122 @@
+"""A time to live: what is too old is not served and leaves every place, whatever the clock does."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from centroidkv import Engine
+from centroidkv.answers import Answer
+from centroidkv.errors import ConfigError
+from word_bank import QUESTIONS, ask, build_and_warm
+
+ASKED = "did Zebulon Quibble of 12 Nowhere Lane win at the races"
+PROMPT = f"{'Something worth more than a block of tokens. ' * 3}{ASKED}"
+DAY = 86400
+OPTIONS = {"near_misses": 1, "online_radius": 0.01}
+
+
+def shift(store: Path, seconds: int) -> None:
+    """Let everything in a store have been stored so many seconds later."""
+    for name, query in (
+        ("manifest", "UPDATE blocks SET stored_s = stored_s + ?"),
+        ("history", "UPDATE seen SET last_seen_s = last_seen_s + ? WHERE times > 0"),
+        ("drafts", "UPDATE drafts_ages SET stored_s = stored_s + ?"),
+        ("answers", "UPDATE answers_ages SET stored_s = stored_s + ?"),
+    ):
+        db = sqlite3.connect(store / f"{name}.sqlite", isolation_level=None)
+        db.execute(query, (seconds,))
+        db.close()
+
+
+def fill(engine: Engine) -> None:
+    build_and_warm(engine)
+    ask(engine, ASKED)
+    engine.generate(PROMPT, max_tokens=4)
+    vector = engine.router.embedder.embed([ASKED])[0]
+    engine.answers.put(Answer("1", ASKED, '"who?"', 0.0), scope="s", vector=vector)
+    engine.flush()
+
+
+@pytest.fixture
+def store(open_engine: Callable[..., Engine], tmp_path: Path) -> Path:
+    engine = open_engine(**OPTIONS)
+    fill(engine)
+    engine.close()
+    return tmp_path / "store"
+
+
+def test_what_is_old_is_gone_when_a_store_is_opened(
+    store: Path, open_engine: Callable[..., Engine]
+) -> None:
+    shift(store, -2 * DAY)
+    engine = open_engine(ttl_s=DAY, **OPTIONS)
+    assert engine.export(question=ASKED).entries == ()
+    assert engine.stats().num_blocks == 0
+    assert engine.answers.all() == []
+    assert engine.generate(PROMPT, max_tokens=4).usage.reused_tokens == 0
+    assert engine.router.plan is not None
+    assert engine.router.plan.clusters[0].representative in QUESTIONS
+    engine.close()
+    assert [f for f in store.rglob("*") if f.is_file() and b"Zebulon" in f.read_bytes()] == []
+
+
+def test_what_is_young_or_used_stays(store: Path, open_engine: Callable[..., Engine]) -> None:
+    shift(store, -2 * DAY)
+    without = open_engine(**OPTIONS)
+    assert without.generate(PROMPT, max_tokens=4).usage.reused_tokens > 100
+    without.close()
+    engine = open_engine(ttl_s=DAY, **OPTIONS)
+    assert engine.generate(PROMPT, max_tokens=4).usage.reused_tokens > 100
+    assert engine.check().problems == []
+
+
+def test_nothing_too_old_is_served_while_the_store_is_open(
+    open_engine: Callable[..., Engine],
+) -> None:
+    engine = open_engine(ttl_s=1)
+    engine.generate(PROMPT, max_tokens=2)
+    engine.flush()
+    time.sleep(1.1)
+    usage = engine.generate(PROMPT, max_tokens=2).usage
+    assert (usage.reused_tokens, usage.drafted_tokens) == (0, 0)
+
+
+def test_a_clock_set_back_loses_nothing_and_keeps_nothing_for_ever(
+    store: Path, open_engine: Callable[..., Engine]
+) -> None:
+    shift(store, 400 * DAY)  # stored while the clock was more than a year ahead
+    engine = open_engine(ttl_s=DAY, **OPTIONS)
+    assert engine.generate(PROMPT, max_tokens=4).usage.reused_tokens > 100
+    engine.close()
+    shift(store, -2 * DAY)
+    assert open_engine(ttl_s=DAY, **OPTIONS).export(question=ASKED).entries == ()
+
+
+def test_another_tenants_entries_stay(store: Path, open_engine: Callable[..., Engine]) -> None:
+    shift(store, -2 * DAY)
+    engine = open_engine(ttl_s=DAY, tenant="acme", **OPTIONS)
+    engine.generate(PROMPT, max_tokens=4)
+    engine.close()
+    engine = open_engine(**OPTIONS)
+    assert engine.export(question=ASKED).counts["history"] == 1
+
+
+def test_a_manifest_of_before_counts_from_now(
+    store: Path, open_engine: Callable[..., Engine]
+) -> None:
+    db = sqlite3.connect(store / "manifest.sqlite", isolation_level=None)
+    for trigger in ("block_stored", "block_used"):
+        db.execute(f"DROP TRIGGER {trigger}")
+    db.execute("ALTER TABLE blocks DROP COLUMN stored_s")
+    db.close()
+    engine = open_engine(ttl_s=DAY, **OPTIONS)
+    assert engine.generate(PROMPT, max_tokens=4).usage.reused_tokens > 100
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "1 day", True])
+def test_a_time_to_live_is_a_number(wrong: object, open_engine: Callable[..., Engine]) -> None:
+    with pytest.raises(ConfigError, match="ttl_s"):
+        open_engine(ttl_s=wrong)
