@@ -172,7 +172,8 @@ class Learner:
 
     def _later(self, answered: Answered, pieces: list[Piece]) -> None:
         blocks = self.store.blocks
-        blocks.touch([s.id for s in answered.match.steps])
+        if not answered.handed_on:  # else they were when it began
+            blocks.touch([s.id for s in answered.match.steps])
         record = answered.record if answered.record and answered.record.passages else None
         try:
             if pieces and not self._has_room(answered, pieces[0].token_bytes):

@@ -114,13 +114,15 @@ class Sharing:
             look=lambda: self._restorer.look_again(run, sequence),
             wait_s=self._wait(run, sequence),
         )
+        if start.flight is not None:
+            # Noted now, so that other processes do not evict what the new blocks lie behind.
+            self._learner.store.blocks.touch([s.id for s in run.match.steps])
         return start.flight
 
     def hand_on(self, run: Run, sequence: RunningSequence, flight: Flight) -> None:
         """Give the full blocks of a computed prompt to the store, and then the flight back."""
-        start = min(run.sound, run.match.num_tokens)
         kept = run.prompt.token_ids[: self._end(run)]
-        pieces = self._learner.cut(kept, sequence, start=start)
+        pieces = self._learner.cut(kept, sequence, start=self._stored(run))
         self._learner.store.blocks.keep(pieces)
         run.handed_on = len(kept)
         run.token_bytes = pieces[0].token_bytes
@@ -135,6 +137,15 @@ class Sharing:
         size = sum(p.block.num_bytes for p in pieces)
         if not self._learner.store.writer.submit(write, num_bytes=size):
             flight.land()
+
+    def _stored(self, run: Run) -> int:
+        """Count the leading tokens that are still on disk; other processes evict as they please."""
+        end = 0
+        for step in run.match.steps:
+            if step.stop > run.sound or not is_stored(self._learner, step.id):
+                break
+            end = step.stop
+        return end
 
     def _end(self, run: Run) -> int:
         """Count the tokens in full blocks, without the last one, which every answer computes."""

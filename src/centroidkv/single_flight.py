@@ -18,8 +18,10 @@ _log = logging.getLogger("centroidkv")
 
 # Of how many names the lock files are. Two prefixes of one name wait for each other in vain, for
 # a bounded time; a file for each prefix would fill the folder.
-NUM_NAMES = 256
+NUM_NAMES = 4096
 LOOK_EVERY_S = 0.01
+# How long a writer waits for the name of its next block, which one who looks may hold just now.
+STEP_S = 0.1
 
 __all__ = ["Flight", "SingleFlight", "Start"]
 
@@ -42,7 +44,7 @@ class Flight:
         ahead = self._lock_of(following) if following is not None else None
         try:
             if ahead is not None:
-                ahead.acquire(timeout=0)
+                ahead.acquire(timeout=STEP_S, poll_interval=LOOK_EVERY_S / 4)
         except (Timeout, OSError):  # held by another prefix of the same name, say
             ahead = None
         yield
@@ -110,7 +112,7 @@ class SingleFlight:
 
     def _lock_of(self, block: str) -> FileLock:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        name = f"{int(block[:8], 16) % NUM_NAMES:02x}.lock"
+        name = f"{int(block[:8], 16) % NUM_NAMES:03x}.lock"
         # Given back by the thread that writes behind the answers.
         return FileLock(self._folder / name, mode=0o600, thread_local=False)
 
