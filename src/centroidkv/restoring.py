@@ -51,7 +51,7 @@ class Restorer:
             run.problem = "store_failed"
             self._learner.fault("store_failed", error)
             return
-        missing = [s for s in run.match.steps if s.stop > run.reused]
+        missing = [s for s in run.match.steps if s.stop > sequence.num_tokens]
         if run.match.num_tokens < BLOCK_TOKENS and len(run.prompt) > LONG_PROMPT:
             missing = []  # attention behind a prefix costs more than these few tokens
         with self._blocks.disk.leases.hold(s.id for s in missing):

@@ -153,8 +153,11 @@ class Sharing:
         return most - most % self._grid
 
     def _missing(self, run: Run, sequence: RunningSequence) -> str | None:
-        kept = run.prompt.token_ids[: self._end(run)]
-        return first_missing(self._learner.namespace, kept, sequence.num_tokens)
+        held = sequence.num_tokens
+        if run.problem is not None:
+            # Evicted while it was read, say: others miss blocks that were computed here already.
+            held = min(held, self._stored(run))
+        return first_missing(self._learner.namespace, run.prompt.token_ids[: self._end(run)], held)
 
     def _wait(self, run: Run, sequence: RunningSequence) -> float:
         held, left_s = sequence.num_tokens, run.left_s
