@@ -1,6 +1,7 @@
 """Cluster-routed KV reuse for LangChain and LlamaIndex on local transformers models."""
 
 from centroidkv.acceleration import accelerate
+from centroidkv.closing import close_on_signals
 from centroidkv.config import EngineConfig, Sampling
 from centroidkv.engine import Engine
 from centroidkv.errors import CentroidKVError
@@ -23,4 +24,5 @@ __all__ = [
     "Sampling",
     "Usage",
     "accelerate",
+    "close_on_signals",
 ]

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from centroidkv.answered import Answered
 from centroidkv.config import Sampling
-from centroidkv.errors import ContextTooLong, GenerationTimeout
+from centroidkv.errors import ContextTooLong, EngineClosing, GenerationTimeout
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.learning import Learner
 from centroidkv.models.stopping import StopScanner
@@ -92,6 +92,7 @@ class Answering:
             ContextTooLong: The prompt leaves no room for an answer.
             GenerationTimeout: The answer was not complete in time.
             QueueFull: Too many requests run and wait already.
+            EngineClosing: The process was told to end.
         """
         warming = current_warming()
         if warming is not None:
@@ -228,11 +229,12 @@ class Answering:
                     break
                 if not token.is_end and len(tokens) < sampling.max_tokens:
                     run.check_time(len(tokens))
+                    self._queue.check()
             rest = scanner.flush()
             if rest:
                 text.append(rest)
                 yield Chunk(rest)
-        except (GeneratorExit, GenerationTimeout):
+        except (GeneratorExit, GenerationTimeout, EngineClosing):
             # Nobody reads on, or the time is up; what was computed is kept all the same.
             self._finish(run, sequence, tokens, started)
             raise

@@ -14,6 +14,7 @@ from typing import Any
 from centroidkv import __version__, cli_precision, cli_privacy, cli_versions
 from centroidkv.chat_logs import read_chat_log
 from centroidkv.cli_versions import Console, measured
+from centroidkv.closing import Terminated, interrupted_by_sigterm
 from centroidkv.config import EngineConfig
 from centroidkv.engine import DEFAULT_EMBEDDER, DEFAULT_MODEL, Engine
 from centroidkv.errors import CentroidKVError, ConfigError
@@ -47,13 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     _be_quiet()
     try:
-        return int(options.run(options))
+        with interrupted_by_sigterm():
+            return int(options.run(options))
     except CentroidKVError as error:
         print(f"centroidkv: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("centroidkv: interrupted; what was finished is kept", file=sys.stderr)
-        return 130
+        return 143 if isinstance(error, Terminated) else 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -127,7 +129,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    store = Store.open(options.store, create=False)
+    store = Store.open(options.store, EngineConfig(chroma=options.chroma), create=False)
     try:
         found = store_stats(store)
     finally:
@@ -143,7 +145,7 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    store = Store.open(options.store, create=False)
+    store = Store.open(options.store, EngineConfig(chroma=options.chroma), create=False)
     try:
         report = check_store(store, repair=options.repair)
     finally:
@@ -188,7 +190,7 @@ def _open(options: argparse.Namespace, *, create: bool = True) -> Engine:
         embedder=options.embedder,
         disk_budget_bytes=int(options.disk_budget_gb * (1 << 30)),
         kv_precision=options.kv_precision,
-        chroma=getattr(options, "chroma", None),
+        chroma=options.chroma,
         remote=getattr(options, "remote", None),
     )
 
@@ -229,9 +231,10 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--reuse", default="exact", choices=["exact", "blend", "representative", "off"]
     )
-    command("stats", _stats, "print what a store holds", lines[3].strip())
+    _add_chroma(command("stats", _stats, "print what a store holds", lines[3].strip()))
     check = command("check", _check, "verify every file of a store", lines[4].strip())
     check.add_argument("--repair", action="store_true", help="mend what can be mended")
+    _add_chroma(check)
     teach = "learn when another question's answer may do"
     calibrate = command("calibrate", _calibrate, teach, lines[5].strip())
     _add_pairs(calibrate)
@@ -292,5 +295,11 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     """Add the options of every command that loads a model."""
     command.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
     command.add_argument("--embedder", default=DEFAULT_EMBEDDER, help="default: %(default)s")
+    _add_chroma(command)
     command.add_argument("--disk-budget-gb", type=float, default=20.0)
     command.add_argument("--kv-precision", default="raw", help="level; default: %(default)s")
+
+
+def _add_chroma(command: argparse.ArgumentParser) -> None:
+    where = "http://... of a Chroma server that several processes share; default: the store's own"
+    command.add_argument("--chroma", help=where)

@@ -19,7 +19,8 @@
     │   ├── BlendRefused                  a model whose blended prompts come out too far off
     │   ├── ContextTooLong                prompt and answer do not fit into the model's context
     │   ├── GenerationTimeout (TimeoutError)  the answer was not complete in time
-    │   └── QueueFull                     more requests at once than may run and wait
+    │   ├── QueueFull                     more requests at once than may run and wait
+    │   └── EngineClosing                 the process ends, and its engine with it
     └── MissingExtra (ImportError)        an optional dependency is absent; has the pip line
 
 A message says what, where, and what to do. `CacheError` never reaches the caller of an answer:
@@ -37,6 +38,7 @@ __all__ = [
     "CentroidKVError",
     "ConfigError",
     "ContextTooLong",
+    "EngineClosing",
     "GenerationTimeout",
     "IndexUnavailable",
     "MissingExtra",
@@ -196,6 +198,13 @@ class QueueFull(ModelError):
         )
         self.max_running = max_running
         self.max_waiting = max_waiting
+
+
+class EngineClosing(ModelError):
+    """The process was told to end; the KV computed until then is kept."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine is closing, as its process was told to; ask another process")
 
 
 class MissingExtra(CentroidKVError, ImportError):

@@ -154,10 +154,14 @@ class Learner:
 
     def _later(self, answered: Answered, pieces: list[Piece]) -> None:
         blocks = self.store.blocks
-        blocks.touch([s.id for s in answered.match.steps])
+        if not answered.handed_on:  # else they were when it began
+            blocks.touch([s.id for s in answered.match.steps])
         record = answered.record if answered.record and answered.record.passages else None
         try:
-            pieces = self.persist(pieces, record, answered.prompt, answered.where)
+            if pieces and not self._has_room(answered, pieces[0].token_bytes):
+                blocks.disk.manifest.count(["over_domain_budget"])
+                pieces = []
+            blocks.persist(pieces)
         finally:
             is_storable = answered.storable_tokens is None
             if self._drafts is not None and answered.answer and is_storable:
@@ -168,26 +172,19 @@ class Learner:
                 plan = self.router.plan_of(record.route) or self.router.plan
                 cluster = self._cluster_of(record)
                 token_bytes = pieces[0].token_bytes if pieces else answered.token_bytes
-                has_kv = token_bytes and self._has_room(
-                    record, answered.prompt, answered.where, token_bytes
-                )
+                has_kv = token_bytes and self._has_room(answered, token_bytes)
                 if plan and cluster and has_kv:
                     self.fill(plan, cluster, answered.storable, answered.where)
 
-    def persist(
-        self, pieces: list[Piece], record: Record | None, prompt: Prompt, where: Layout
-    ) -> list[Piece]:
-        """Put blocks onto disk, but for those that the domain's budget has no room for."""
-        if record and record.passages and pieces:
-            has_room = self._has_room(record, prompt, where, pieces[0].token_bytes)
-            if not has_room:
-                self.store.blocks.disk.manifest.count(["over_domain_budget"])
-                return []
-        self.store.blocks.persist(pieces)
-        return pieces
+    def _has_room(self, answered: Answered, token_bytes: int) -> bool:
+        return self.has_room(answered.record, answered.prompt, answered.where, token_bytes)
 
-    def _has_room(self, record: Record, prompt: Prompt, where: Layout, token_bytes: int) -> bool:
+    def has_room(
+        self, record: Record | None, prompt: Prompt, where: Layout, token_bytes: int
+    ) -> bool:
         """Tell whether the domain of the cluster that a request began with may store its KV."""
+        if record is None or not record.passages:
+            return True
         plan, cluster = self.router.plan_of(record.route), self._cluster_of(record)
         if plan is None or cluster is None:
             return True

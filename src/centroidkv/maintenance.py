@@ -218,16 +218,37 @@ def _check_index(
             repaired.append("put the plan's centroids into the index again")
         problems += faults
         return
+    plan = _in_force(store)
+    if store.config.chroma is not None:
+        _check_server(store, plan, problems, repaired, repair=repair)
+        return
     from centroidkv.routing.chroma_index import EmbeddedChroma
     from centroidkv.routing.index_folder import embedded_faults
 
     folder = store.path / "chroma"
     faults = embedded_faults(folder)
     problems += faults
-    plan = _in_force(store)
     if faults and repair and plan is not None:
         EmbeddedChroma(folder, quarantine=store.path / "quarantine").open(plan).close()
         repaired.append("rebuilt the centroid index from the plan")
+
+
+def _check_server(
+    store: Store, plan: Plan | None, problems: list[str], repaired: list[str], *, repair: bool
+) -> None:
+    if plan is None:
+        return
+    index = store.open_index(plan)
+    try:
+        faults = index.faults(plan.reduced())
+        if faults and repair:
+            index.put(plan.clusters, plan.reduced())
+            repaired.append("put the plan's centroids into the index again")
+        problems += faults
+    except CacheError as error:
+        problems.append(str(error))
+    finally:
+        index.close()
 
 
 def _check_plans(store: Store, problems: list[str], repaired: list[str], *, repair: bool) -> None:

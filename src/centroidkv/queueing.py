@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import TypeVar
 
-from centroidkv.errors import QueueFull
+from centroidkv.errors import EngineClosing, QueueFull
 
 __all__ = ["Place", "RequestQueue"]
 
@@ -57,6 +57,8 @@ class RequestQueue:
         self._running: set[Place] = set()
         self._waiting: list[Place] = []
         self._changed = threading.Condition()
+        self._is_shut = False
+        self._is_cancelled = False
 
     @property
     def num_running(self) -> int:
@@ -73,10 +75,12 @@ class RequestQueue:
 
         Raises:
             QueueFull: As many wait already as may.
+            EngineClosing: Nobody is let in any more.
         """
         end = None if timeout_s is None else time.monotonic() + timeout_s
         place = Place(self)
         with self._changed:
+            self._require_open()
             if not self._waiting and self._has_room():
                 self._running.add(place)
                 return place
@@ -90,6 +94,7 @@ class RequestQueue:
                         return None
                     # Nobody tells when an answer is not read on, so look again now and then.
                     self._changed.wait(left)
+                    self._require_open()
                 self._running.add(place)
             finally:
                 self._waiting.remove(place)
@@ -102,8 +107,43 @@ class RequestQueue:
             self._running.discard(place)
             self._changed.notify_all()
 
+    def shut(self) -> None:
+        """Let nobody in any more; who waits is refused."""
+        with self._changed:
+            self._is_shut = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Let those who run end at their next token, by `check`."""
+        self._is_cancelled = True
+
+    def check(self) -> None:
+        """Raise `EngineClosing` when the requests under way are to end."""
+        if self._is_cancelled:
+            raise EngineClosing
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until nothing is computed; tell whether that came in time.
+
+        An answer that nobody reads on is not waited for.
+        """
+        end = time.monotonic() + timeout_s
+        with self._changed:
+            while self._num_busy() > 0:
+                left = min(IDLE_S, end - time.monotonic())
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+        return True
+
+    def _require_open(self) -> None:
+        if self._is_shut:
+            raise EngineClosing
+
     def _has_room(self) -> bool:
+        return self._num_busy() < self.max_running
+
+    def _num_busy(self) -> int:
         now = time.monotonic()
         idle = [p.idle_since for p in tuple(self._running)]
-        busy = sum(since is None or now - since < IDLE_S for since in idle)
-        return busy < self.max_running
+        return sum(since is None or now - since < IDLE_S for since in idle)

@@ -42,7 +42,7 @@ class Restorer:
         What the sequence holds already is not moved.
         """
         started = time.perf_counter()
-        run.reused = run.sound = sequence.num_tokens
+        self._note_held(run, sequence)
         run.tier = "memory" if run.reused else "none"
         try:
             found = self._blocks.match(self._learner.namespace, run.prompt.token_ids)
@@ -51,7 +51,7 @@ class Restorer:
             run.problem = "store_failed"
             self._learner.fault("store_failed", error)
             return
-        missing = [s for s in run.match.steps if s.stop > run.reused]
+        missing = [s for s in run.match.steps if s.stop > sequence.num_tokens]
         if run.match.num_tokens < BLOCK_TOKENS and len(run.prompt) > LONG_PROMPT:
             missing = []  # attention behind a prefix costs more than these few tokens
         with self._blocks.disk.leases.hold(s.id for s in missing):
@@ -63,8 +63,6 @@ class Restorer:
 
     def look_again(self, run: Run, sequence: RunningSequence) -> None:
         """Restore what has come into the store since the last look."""
-        if run.recomputed:
-            return  # what is stored is computed sooner than loaded
         load_s, tier = run.load_s, run.tier
         self.restore(run, sequence)
         run.load_s += load_s
@@ -80,8 +78,14 @@ class Restorer:
     def _copy(self, run: Run, sequence: RunningSequence, missing: Sequence[Step]) -> None:
         held = sequence.num_tokens
         sequence.restore(self._copied(run, missing, held))
-        run.reused = run.sound = sequence.num_tokens
+        self._note_held(run, sequence)
         run.tier = "memory" if run.reused else "none"
+
+    @staticmethod
+    def _note_held(run: Run, sequence: RunningSequence) -> None:
+        run.reused = sequence.num_tokens - run.recomputed
+        if not run.recomputed:
+            run.sound = sequence.num_tokens
 
     def _copied(self, run: Run, missing: Sequence[Step], held: int) -> Iterator[KVBlock]:
         for step in missing:

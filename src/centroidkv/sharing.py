@@ -4,19 +4,23 @@ Owns when a request waits for another one's KV, and that its own is handed on as
 computed rather than when the answer ends. Knows neither lock files nor decoding.
 """
 
-from centroidkv.kv.blocks import BLOCK_TOKENS, chain
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+
+from centroidkv.kv.blocks import BLOCK_TOKENS, Piece, chain
 from centroidkv.learning import Learner
 from centroidkv.protocols import CausalModel, RunningSequence
 from centroidkv.request import Run
 from centroidkv.restoring import Restorer
-from centroidkv.single_flight import Flight
+from centroidkv.single_flight import Flight, Start
 
 # Fewer missing tokens are computed sooner than a lock, a look and a copy are worth.
 LEAST_TOKENS = 2 * BLOCK_TOKENS
 # Waiting may take so many times what computing would: the other one writes its blocks, too.
 WAIT_SHARE = 1.5
 
-__all__ = ["Sharing", "first_missing", "wait_for"]
+__all__ = ["Sharing", "claimed", "first_missing", "persist", "wait_for"]
 
 
 def first_missing(namespace: str, token_ids: tuple[int, ...], held: int) -> str | None:
@@ -34,6 +38,60 @@ def wait_for(learner: Learner, num_tokens: int, *, behind: int = 0) -> float:
     return max(store.flights.patience_s, WAIT_SHARE * computing_s)
 
 
+def claimed(
+    learner: Learner,
+    *,
+    missing: Callable[[], str | None],
+    look: Callable[[], None],
+    wait_s: float,
+) -> Start:
+    """Wait until all that is missing is there, or is this caller's to compute, or time is up.
+
+    Args:
+        learner: Whose store is waited for, and where waiting is counted.
+        missing: Names the first missing block, None where nothing is worth waiting for.
+        look: Takes what has come into the store.
+        wait_s: Seconds, in all.
+    """
+    store, end, has_waited = learner.store, time.monotonic() + wait_s, False
+    while (block := missing()) is not None:
+        start = store.flights.start(block, wait_s=max(0.0, end - time.monotonic()))
+        if start.has_waited and not has_waited:
+            has_waited = True
+            learner.tally("waited_fills")
+        if start.flight is None:
+            if start.has_waited:
+                learner.tally("abandoned_waits")
+                look()
+            return Start(None, has_waited)
+        if not start.has_waited and not is_stored(learner, block):
+            return start
+        look()  # it may have come since it was found missing
+        if missing() == block:
+            return Start(start.flight, has_waited)
+        start.land()
+    return Start(None, has_waited)
+
+
+def is_stored(learner: Learner, block: str) -> bool:
+    """Tell whether a block is on disk; where that cannot be said, it is not."""
+    try:
+        return learner.store.blocks.disk.has(block)
+    except sqlite3.Error:
+        return False
+
+
+def persist(learner: Learner, pieces: Sequence[Piece], flight: Flight | None) -> None:
+    """Put blocks onto disk; who waits for them gets each as soon as it is there."""
+    if flight is None:
+        learner.store.blocks.persist(pieces)
+        return
+    following = [piece.id for piece in pieces[1:]]
+    for piece, behind in zip(pieces, [*following, None], strict=True):
+        with flight.writing(behind):
+            learner.store.blocks.persist([piece])
+
+
 class Sharing:
     """Lets a request compute what nobody else computes, and have the rest from the store."""
 
@@ -48,40 +106,46 @@ class Sharing:
         None where there is nothing to share, or nobody to wait for any longer.
         """
         self._restorer.restore(run, sequence)
-        wait_s: float | None = None
-        while (block := self._missing(run, sequence)) is not None:
-            if wait_s is None:
-                wait_s = self._wait(run, sequence)
-            began = run.seconds
-            start = self._learner.store.flights.start(block, wait_s=wait_s)
-            if not start.has_waited:
-                return start.flight
-            self._learner.tally("waited_fills" if start.flight else "abandoned_waits")
-            wait_s = max(0.0, wait_s - (run.seconds - began))
-            self._restorer.look_again(run, sequence)
-            if start.flight is None or self._missing(run, sequence) == block:
-                return start.flight
-            start.flight.land()
-        return None
+        if self._missing(run, sequence) is None:
+            return None
+        start = claimed(
+            self._learner,
+            missing=lambda: self._missing(run, sequence),
+            look=lambda: self._restorer.look_again(run, sequence),
+            wait_s=self._wait(run, sequence),
+        )
+        if start.flight is not None:
+            # Noted now, so that other processes do not evict what the new blocks lie behind.
+            self._learner.store.blocks.touch([s.id for s in run.match.steps])
+        return start.flight
 
     def hand_on(self, run: Run, sequence: RunningSequence, flight: Flight) -> None:
         """Give the full blocks of a computed prompt to the store, and then the flight back."""
-        start = min(run.sound, run.match.num_tokens)
         kept = run.prompt.token_ids[: self._end(run)]
-        pieces = self._learner.cut(kept, sequence, start=start)
+        pieces = self._learner.cut(kept, sequence, start=self._stored(run))
         self._learner.store.blocks.keep(pieces)
         run.handed_on = len(kept)
         run.token_bytes = pieces[0].token_bytes
 
         def write() -> None:
             try:
-                self._learner.persist(pieces, run.record, run.prompt, run.where)
+                if self._learner.has_room(run.record, run.prompt, run.where, run.token_bytes):
+                    persist(self._learner, pieces, flight)
             finally:
                 flight.land()
 
         size = sum(p.block.num_bytes for p in pieces)
         if not self._learner.store.writer.submit(write, num_bytes=size):
             flight.land()
+
+    def _stored(self, run: Run) -> int:
+        """Count the leading tokens that are still on disk; other processes evict as they please."""
+        end = 0
+        for step in run.match.steps:
+            if step.stop > run.sound or not is_stored(self._learner, step.id):
+                break
+            end = step.stop
+        return end
 
     def _end(self, run: Run) -> int:
         """Count the tokens in full blocks that may be stored, without the prompt's last one.
@@ -94,8 +158,11 @@ class Sharing:
         return most - most % self._grid
 
     def _missing(self, run: Run, sequence: RunningSequence) -> str | None:
-        kept = run.prompt.token_ids[: self._end(run)]
-        return first_missing(self._learner.namespace, kept, sequence.num_tokens)
+        held = sequence.num_tokens
+        if run.problem is not None:
+            # Evicted while it was read, say: others miss blocks that were computed here already.
+            held = min(held, self._stored(run))
+        return first_missing(self._learner.namespace, run.prompt.token_ids[: self._end(run)], held)
 
     def _wait(self, run: Run, sequence: RunningSequence) -> float:
         held, left_s = sequence.num_tokens, run.left_s

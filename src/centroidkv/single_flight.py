@@ -7,6 +7,8 @@ what is computed, nor where it is kept.
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +18,47 @@ _log = logging.getLogger("centroidkv")
 
 # Of how many names the lock files are. Two prefixes of one name wait for each other in vain, for
 # a bounded time; a file for each prefix would fill the folder.
-NUM_NAMES = 256
+NUM_NAMES = 4096
 LOOK_EVERY_S = 0.01
+# How long a writer waits for the name of its next block, which one who looks may hold just now.
+STEP_S = 0.1
 
 __all__ = ["Flight", "SingleFlight", "Start"]
 
 
 class Flight:
-    """The right to compute a prefix, until its blocks are on disk or dropped."""
+    """The right to compute a prefix, until its blocks are on disk or dropped.
 
-    def __init__(self, lock: FileLock) -> None:
-        self._lock = lock
+    While they are written one after the other, it is the right to the first that is missing: who
+    finds the ones before it asks for that one.
+    """
+
+    def __init__(self, lock: FileLock, lock_of: Callable[[str], FileLock]) -> None:
+        self._lock: FileLock | None = lock
+        self._lock_of = lock_of
         self._once = threading.Lock()
-        self._has_landed = False
+
+    @contextmanager
+    def writing(self, following: str | None) -> Iterator[None]:
+        """Hold the block behind the one that the body writes, and then no longer that one."""
+        ahead = self._lock_of(following) if following is not None else None
+        try:
+            if ahead is not None:
+                ahead.acquire(timeout=STEP_S, poll_interval=LOOK_EVERY_S / 4)
+        except (Timeout, OSError):  # held by another prefix of the same name, say
+            ahead = None
+        yield
+        with self._once:
+            if self._lock is not None and ahead is not None:
+                self._lock.release()
+                self._lock = ahead
 
     def land(self) -> None:
         """Let others look for the prefix. Safe to call twice, and from any thread."""
         with self._once:
-            if not self._has_landed:
-                self._has_landed = True
-                self._lock.release()
+            lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +99,7 @@ class SingleFlight:
             while True:
                 try:
                     lock.acquire(timeout=0)
-                    return Start(Flight(lock), has_waited)
+                    return Start(Flight(lock, self._lock_of), has_waited)
                 except Timeout:
                     has_waited = True
                 left_s = end - time.monotonic()
@@ -89,7 +112,7 @@ class SingleFlight:
 
     def _lock_of(self, block: str) -> FileLock:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        name = f"{int(block[:8], 16) % NUM_NAMES:02x}.lock"
+        name = f"{int(block[:8], 16) % NUM_NAMES:03x}.lock"
         # Given back by the thread that writes behind the answers.
         return FileLock(self._folder / name, mode=0o600, thread_local=False)
 

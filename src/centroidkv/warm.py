@@ -19,8 +19,8 @@ from centroidkv.learning import Learner
 from centroidkv.outcome import Layout
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.routing.plan import Plan
-from centroidkv.sharing import first_missing, wait_for
-from centroidkv.single_flight import Start
+from centroidkv.sharing import claimed, first_missing, persist, wait_for
+from centroidkv.single_flight import Flight
 from centroidkv.store import Store
 from centroidkv.types import Cluster, Prompt, common_prefix
 from centroidkv.warming import WarmingRun, warming
@@ -201,26 +201,26 @@ class Warmer:
 
     def _fill(self, cluster: Cluster, prefix: Prompt, where: Layout) -> None:
         """Compute a prefix, unless another process does so just now."""
-        ids, held = prefix.token_ids, self._matched(prefix)
-        block = first_missing(self._learner.namespace, ids, held)
-        start = Start(None, has_waited=False)
-        if block is not None:
-            wait_s = wait_for(self._learner, len(ids) - held, behind=held)
-            start = self._store.flights.start(block, wait_s=wait_s)
-        if start.has_waited:
-            self._learner.tally("waited_fills" if start.flight else "abandoned_waits")
+        namespace, held = self._learner.namespace, self._matched(prefix)
+        start = claimed(
+            self._learner,
+            missing=lambda: first_missing(namespace, prefix.token_ids, self._matched(prefix)),
+            look=lambda: None,
+            wait_s=wait_for(self._learner, len(prefix) - held, behind=held),
+        )
         try:
             if start.has_waited and self._is_found(cluster, prefix, where):
                 self._counts["found"] += 1
                 start.land()
                 return
-            self._prefill(cluster, prefix, where)
-            self._store.writer.submit(start.land, wait=True)  # behind the blocks
+            self._prefill(cluster, prefix, where, start.flight)
         except BaseException:
             start.land()
             raise
 
-    def _prefill(self, cluster: Cluster, prefix: Prompt, where: Layout) -> None:
+    def _prefill(
+        self, cluster: Cluster, prefix: Prompt, where: Layout, flight: Flight | None
+    ) -> None:
         blocks, plan = self._store.blocks, self._plan
         assert plan is not None
         sequence = self._model.open_sequence(len(prefix) + 1)
@@ -242,7 +242,11 @@ class Warmer:
         where = replace(where, pins_end=min(where.pins_end, len(prefix)))
 
         def write() -> None:
-            blocks.persist(pieces)
+            try:
+                persist(self._learner, pieces, flight)
+            finally:
+                if flight is not None:
+                    flight.land()
             self._learner.fill(plan, cluster, prefix, where)
 
         # The disk writes one cluster while the next one is computed; warming waits for it rather

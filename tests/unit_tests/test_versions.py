@@ -220,8 +220,8 @@ def test_only_the_last_versions_and_those_that_serve_are_kept(
     assert engine.stats().num_blocks > 0, "KV leaves by the disk budget alone"
     from centroidkv.routing.chroma_index import EmbeddedChroma  # the collections, as they are
 
-    assert isinstance(engine.store._centroids._chroma, EmbeddedChroma)
-    names = {c.name for c in engine.store._centroids._chroma._client.list_collections()}
+    assert isinstance(engine.store.centroids._chroma, EmbeddedChroma)
+    names = {c.name for c in engine.store.centroids._chroma._client.list_collections()}
     assert names == {f"centroids-{namespace}-{n:06d}" for n in (4, 5)}
     assert engine.check().is_clean
 

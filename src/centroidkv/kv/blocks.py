@@ -61,6 +61,11 @@ class Piece:
     block: KVBlock
 
     @property
+    def id(self) -> str:
+        """The id of the block that holds exactly these tokens."""
+        return block_id(self.parent, self.token_ids)
+
+    @property
     def token_bytes(self) -> int:
         """Bytes of the KV of one token, in memory."""
         return self.block.num_bytes // self.block.num_tokens

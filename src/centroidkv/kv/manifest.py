@@ -36,8 +36,6 @@ class Manifest:
         self._lock = threading.RLock()
         self._order = ", ".join(POLICIES[policy])
         self._db = open_manifest(path, policy=policy, read_only=read_only)
-        row = self._db.execute("SELECT MAX(last_used) FROM blocks").fetchone()
-        self._clock = int(row[0] or 0)
 
     def close(self) -> None:
         with self._lock:
@@ -70,6 +68,10 @@ class Manifest:
     def _number(self, query: str, *values: object) -> int:
         rows = self._rows(query, *values)
         return int(str(rows[0][0])) if rows and rows[0][0] is not None else 0
+
+    def _now(self) -> int:
+        """Return the time of a write: behind all others, those of other processes too."""
+        return self._number("SELECT MAX(last_used) FROM blocks") + 1
 
     # blocks
 
@@ -108,7 +110,7 @@ class Manifest:
     def add(self, *rows: BlockRow) -> None:
         """Insert blocks at once; one that is known already stays as it is."""
         with self._writing() as db:
-            self._clock += 1
+            now = self._now()
             db.executemany(
                 """INSERT OR IGNORE INTO blocks (id, parent, namespace, level, tokens, num_bytes,
                 is_full, last_used, depth)
@@ -123,7 +125,7 @@ class Manifest:
                         pack(row.token_ids),
                         row.num_bytes,
                         len(row.token_ids) == BLOCK_TOKENS,
-                        self._clock,
+                        now,
                         row.parent,
                     )
                     for row in rows
@@ -158,10 +160,10 @@ class Manifest:
     def touch(self, block_ids: Sequence[str]) -> None:
         """Mark blocks as just used."""
         with self._writing() as db:
-            self._clock += 1
+            now = self._now()
             used = "last_used = ?, uses = uses + 1"
             for block in block_ids:
-                db.execute(f"UPDATE blocks SET {used} WHERE id = ?", (self._clock, block))
+                db.execute(f"UPDATE blocks SET {used} WHERE id = ?", (now, block))
                 db.execute(f"{_SET_WORTH} WHERE id = ?", (block,))
 
     def leaves(self, limit: int, offset: int = 0) -> list[tuple[str, int]]:

@@ -1,0 +1,213 @@
+"""A mixed load for an hour at fixed memory: RSS, file handles and threads stay what they were.
+
+Run: python tests/stress/soak.py [--quick] [--minutes N]
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from bank_load import Load, open_engine
+from chroma_process import ChromaProcess
+
+from centroidkv import Engine
+
+NUM_CLIENTS = 3
+MEMORY_BYTES = 16_000_000
+DISK_BYTES = 8_000_000
+MOST_GROWTH = 0.02
+MOST_HANDLES = 2
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Client:
+    """Asks, streams, breaks off, lets time run out, uses tenants: what a day brings."""
+
+    def __init__(self, engine: Engine, seed: int) -> None:
+        self._engine = engine
+        self.load = Load(engine, seed)
+        self._other = Load(engine.for_tenant(f"tenant {seed % 2}"), seed)
+        self.counts: Counter[str] = Counter()
+        self._number = seed
+
+    def step(self) -> None:
+        """Make one request of some kind."""
+        self._number += 1
+        kind = self.load.random.choices(
+            ["ask", "tenant", "new", "broken_off", "timeout", "conversation"],
+            [60, 15, 10, 5, 5, 5],
+        )[0]
+        self.counts[kind] += 1
+        getattr(self, f"_{kind}")()
+
+    def _ask(self) -> None:
+        asked = self.load.ask(self.load.question())
+        self.counts["wrong"] += not asked.is_right and not asked.is_near
+
+    def _tenant(self) -> None:
+        asked = self._other.ask(self._other.question())
+        self.counts["wrong"] += not asked.is_right and not asked.is_near
+
+    def _new(self) -> None:
+        words = f"{self._number} {self.load.random.random()} of the bank. " * 30
+        self._engine.generate(words, max_tokens=2)
+
+    def _broken_off(self) -> None:
+        answer = self._engine.stream(f"Tell me about {self.load.question()} " * 8, max_tokens=30)
+        next(answer)
+        answer.close()
+
+    def _timeout(self) -> None:
+        try:
+            self._engine.generate(self.load.question() * 8, max_tokens=200, timeout_s=0.02)
+        except TimeoutError:
+            self.counts["timed_out"] += 1
+
+    def _conversation(self) -> None:
+        turns = [{"role": "user", "content": self.load.question()}]
+        for _ in range(3):
+            done = self._engine.generate(turns, max_tokens=8)
+            turns += [{"role": "assistant", "content": done.text or "-"}]
+            turns += [{"role": "user", "content": self.load.question()}]
+
+
+def drive(client: Client, stop: threading.Event, errors: list[str]) -> None:
+    while not stop.is_set():
+        try:
+            client.step()
+        except Exception as error:  # noqa: BLE001 - what is counted here
+            errors.append(f"{type(error).__name__}: {error}")
+
+
+def look() -> dict[str, float]:
+    """Return what the process holds now."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "rss": pages * PAGE_BYTES,
+        "handles": len(list(Path("/proc/self/fd").iterdir())),
+        "threads": threading.active_count(),
+    }
+
+
+def upkeep(engine: Engine, number: int) -> None:
+    """Do now and then what an operator does: look, check, try a version, pin."""
+    engine.stats()
+    if number % 4 == 0:
+        engine.check()
+    if number % 6 == 1:
+        engine.pins.add(number % 3)
+    if number % 6 == 4:
+        for pinned in engine.pins.all():
+            engine.pins.remove(pinned.cluster)
+    if number % 10 == 5:
+        Load(engine, number).build()
+
+
+def run(folder: Path, seconds: float) -> dict[str, Any]:
+    stop, errors = threading.Event(), []  # type: ignore[var-annotated]
+    looks: list[dict[str, float]] = []
+    settings = {"memory_budget_bytes": MEMORY_BYTES, "disk_budget_bytes": DISK_BYTES}
+    with (
+        ChromaProcess(folder / "server") as chroma,
+        open_engine(folder / "store", chroma=chroma.url, **settings) as engine,
+    ):
+        Load(engine, 0).build()
+        clients = [Client(engine, n) for n in range(NUM_CLIENTS)]
+        threads = [
+            threading.Thread(target=drive, args=(c, stop, errors), name="client") for c in clients
+        ]
+        for one in threads:
+            one.start()
+        began, number = time.monotonic(), 0
+        while time.monotonic() < began + seconds:
+            time.sleep(min(5.0, seconds / 40))
+            looks.append(look())
+            number += 1
+            if number % 6 == 0:
+                upkeep(engine, number // 6)
+            if number % 60 == 0:
+                note(looks, clients, errors, began)
+        stop.set()
+        for one in threads:
+            one.join(60)
+        report, stats = engine.check(), engine.stats()
+    counts: Counter[str] = sum((c.counts for c in clients), Counter())
+    return {
+        "script": "soak",
+        "seconds": round(seconds),
+        **counts,
+        **grown(looks),
+        "errors": errors[:3],
+        "num_errors": len(errors),
+        "problems": report.problems,
+        "dropped_writes": stats.dropped_writes,
+        "failed_writes": stats.failed_writes,
+    }
+
+
+def grown(looks: list[dict[str, float]]) -> dict[str, Any]:
+    """Compare the last tenth with the second one: the first is for warming up."""
+    tenth = max(1, len(looks) // 10)
+    early, late = looks[tenth : 2 * tenth] or looks[:1], looks[-tenth:]
+    found: dict[str, Any] = {"looks": len(looks)}
+    for name in ("rss", "handles", "threads"):
+        before = statistics.median(x[name] for x in early)
+        found[f"{name}_before"] = before
+        found[f"{name}_after"] = statistics.median(x[name] for x in late)
+    found["rss_growth"] = round(found["rss_after"] / found["rss_before"] - 1, 4)
+    return found
+
+
+def note(
+    looks: list[dict[str, float]], clients: list[Client], errors: list[str], began: float
+) -> None:
+    """Say how it goes, for who watches."""
+    counts: Counter[str] = sum((c.counts for c in clients), Counter())
+    line = {"minute": round((time.monotonic() - began) / 60, 1), **looks[-1], **grown(looks)}
+    print(json.dumps({**line, **counts, "num_errors": len(errors)}), flush=True)
+
+
+def violations(found: dict[str, Any], *, is_quick: bool) -> list[str]:
+    """Return the promises that were broken; in seconds there is no steady state to measure."""
+    broken = {
+        "wrong answers": found.get("wrong", 0) > 0,
+        "failed requests": found["num_errors"] > 0,
+        "the store is not clean": bool(found["problems"]),
+        "memory grows": not is_quick and found["rss_growth"] > MOST_GROWTH,
+        "handles leak": found["handles_after"] > found["handles_before"] + MOST_HANDLES,
+        "threads leak": found["threads_after"] > found["threads_before"] + MOST_HANDLES,
+    }
+    return [what for what, is_broken in broken.items() if is_broken]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="twenty seconds, memory not judged")
+    parser.add_argument("--minutes", type=float, default=60)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    seconds = 15.0 if options.quick else options.minutes * 60
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        found = run(Path(folder), seconds)
+    broken = violations(found, is_quick=options.quick)
+    print(json.dumps({**found, "violations": broken}))
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
