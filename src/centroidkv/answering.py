@@ -204,7 +204,9 @@ class Answering:
                 yield Chunk(rest)
         except (GeneratorExit, GenerationTimeout):
             # Nobody reads on, or the time is up; what was computed is kept all the same.
-            self._finish(run, sequence, tokens, started)
+            usage = self._finish(run, sequence, tokens, started)
+            if run.request.told is not None:
+                run.request.told(usage)
             raise
         ended = bool(tokens and tokens[-1].is_end) or scanner.is_stopped
         usage = self._finish(run, sequence, [t for t in tokens if not t.is_end], started)

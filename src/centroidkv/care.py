@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from centroidkv.codec_report import CodecReport
+from centroidkv.errors import ConfigError
 from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
 from centroidkv.pinning import Pins
@@ -33,7 +34,19 @@ class Care(ABC):
         """Return counts, sizes and counters of the store."""
         self._require_open()
         self.flush()
-        return store_stats(self.store)
+        return store_stats(self.store, self.router)
+
+    def metrics(self) -> str:
+        """Return the store's metrics in Prometheus' text format. Waits for nothing.
+
+        Raises:
+            ConfigError: They are not collected.
+        """
+        self._require_open()
+        observers = self.store.observers
+        if observers is None or observers.metrics is None:
+            raise ConfigError("metrics are not collected; open the engine with metrics=True")
+        return observers.metrics.text()
 
     def check(self, *, repair: bool = False) -> CheckReport:
         """Verify every block, manifest row, plan and centroid; with `repair`, mend what can be."""

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from centroidkv.decoding import Sampling, SamplingOptions
+from centroidkv.observing import require_observing
 from centroidkv.remote_settings import RemoteSettings
 from centroidkv.settings import Settings, is_count, is_date, is_number, require
 from centroidkv.types import Reuse
@@ -68,6 +70,10 @@ class EngineConfig(Settings):
     `remote` is a third tier behind memory and disk, shared with other machines: a URL or the
     fields of `RemoteSettings`. `ttft_objective_s` is the time to the first token that loading aims
     at: of the levels that meet it, the finest is loaded; None for as soon as possible.
+
+    `metrics` collects Prometheus metrics; a port number also serves them on 127.0.0.1. `traces`
+    makes OpenTelemetry spans, by the global tracer provider or one that is given. `json_logs`
+    writes a line for each request to the logger `centroidkv.requests`, or to the file named.
     """
 
     memory_budget_bytes: int = GIB
@@ -105,6 +111,9 @@ class EngineConfig(Settings):
     ttft_objective_s: float | None = None
     eviction: str = "lru"
     remote: str | Mapping[str, Any] | RemoteSettings | None = None
+    metrics: bool | int = False
+    traces: Any = False
+    json_logs: bool | str | Path = False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -240,6 +249,7 @@ class EngineConfig(Settings):
         self._check_precision()
         self._check_blend()
         self._check_tiers()
+        require_observing(self.metrics, self.traces, self.json_logs)
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""
