@@ -54,6 +54,9 @@ class Metrics:
             f"centroidkv_{name}", MEANINGS[name], labels, registry=self.registry, buckets=SECONDS
         )
 
+    def began(self) -> None:
+        """Do nothing: requests under way are read off the queue."""
+
     def routed(self, seen: RouteSeen) -> None:
         self._routes.labels(seen.index, "yes" if seen.is_admitted else "no").inc()
         self._stage_s.labels("embed").observe(seen.embed_s)

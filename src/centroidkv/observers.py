@@ -34,6 +34,9 @@ class Observers:
         """Tell one more observer, from now on."""
         self._observers.append(observer)
 
+    def began(self) -> None:
+        self.tell_waiting()
+
     def routed(self, seen: RouteSeen) -> None:
         for number, observer in enumerate(self._observers):
             try:

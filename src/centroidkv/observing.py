@@ -68,6 +68,9 @@ class RequestSeen:
 class Observer(Protocol):
     """Is told what requests did. Called from many threads; what it raises is not theirs."""
 
+    def began(self) -> None:
+        """Take note that a request begins."""
+
     def routed(self, seen: RouteSeen) -> None:
         """Take note of a route."""
 
@@ -80,6 +83,9 @@ class Observer(Protocol):
 
 class _NoObserver:
     """Nobody looks on."""
+
+    def began(self) -> None:
+        pass
 
     def routed(self, seen: RouteSeen) -> None:
         pass

@@ -45,6 +45,9 @@ class RequestLog:
             if not _requests.hasHandlers():
                 _requests.addHandler(logging.StreamHandler())
 
+    def began(self) -> None:
+        """Do nothing: a line tells of a whole request."""
+
     def routed(self, seen: RouteSeen) -> None:
         """Do nothing: a request says what its route took."""
 

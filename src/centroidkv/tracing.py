@@ -42,6 +42,9 @@ class Traces:
         chosen = trace.get_tracer_provider() if provider is True else provider
         return cls(chosen.get_tracer("centroidkv"))
 
+    def began(self) -> None:
+        """Do nothing: spans are made when all is over."""
+
     def routed(self, seen: RouteSeen) -> None:
         found = {"index": seen.index, "is_admitted": seen.is_admitted}
         stages = {"embed": seen.embed_s, "search": seen.route_s}

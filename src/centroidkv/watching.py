@@ -28,6 +28,7 @@ def watched(observer: Observer, request: Request, answer: Answer) -> Iterator[Ch
     """Answer a request, and tell the observer how it ended. Warming is not observed."""
     if observer is NO_OBSERVER or current_warming() is not None:
         return answer(request)
+    observer.began()
     watch = _Watch(observer)
     try:
         pieces = answer(replace(request, told=watch.note))

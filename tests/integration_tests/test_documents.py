@@ -9,7 +9,7 @@ import bank
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ["quickstart", "langchain", "llama_index", "kv-precision", "tiers"]
+GUIDES = ["quickstart", "langchain", "llama_index", "kv-precision", "tiers", "observability"]
 PAGES = ["README.md", *(f"docs/{guide}.md" for guide in GUIDES)]
 
 

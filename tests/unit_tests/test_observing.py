@@ -110,6 +110,7 @@ def test_how_a_request_ended_is_told(open_engine: Opening) -> None:
     with pytest.raises(QueueFull):
         engine.generate(PROMPT + "another", max_tokens=1)
     left.close()  # type: ignore[attr-defined]
+    assert requests(engine, "abandoned") == 1
     with pytest.raises(GenerationTimeout):
         engine.generate(PROMPT, max_tokens=50, timeout_s=1e-9)
     with pytest.raises(ContextTooLong):
@@ -249,6 +250,8 @@ def test_no_text_of_a_users_is_seen(
 
 
 class Broken:
+    def began(self) -> None: ...
+
     def routed(self, seen: RouteSeen) -> None:
         raise RuntimeError("routed")
 
