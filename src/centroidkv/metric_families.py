@@ -1,10 +1,13 @@
 """What of a store's state is shown as metrics, read off its parts. Knows no metrics library."""
 
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from centroidkv.health import StoreParts, health_of
+
+_NAME = re.compile(r"[a-z_]{1,60}")
 
 __all__ = ["Reading", "readings"]
 
@@ -82,7 +85,12 @@ def _of_store(counters: Mapping[str, int]) -> Iterator[Reading]:
     evicted, damaged = counters.get("evicted_blocks", 0), counters.get("damaged_blocks", 0)
     yield _counter("disk_evictions", "Blocks that left the disk for its budget.", evicted)
     yield _counter("damaged_blocks", "Block files that were set aside.", damaged)
-    others = {k: float(v) for k, v in counters.items() if not k.startswith(_ELSEWHERE)}
+    # Counters have names of ours; whatever else stands in a manifest is not shown.
+    others = {
+        name: float(count)
+        for name, count in counters.items()
+        if _NAME.fullmatch(name) and not name.startswith(_ELSEWHERE)
+    }
     yield Reading("store_events", "The store's other counters.", "event", others, is_counter=True)
 
 

@@ -40,10 +40,11 @@ class RequestLog:
         self._file: int | None = None
         if path is not None:
             self._file = _opened(Path(path))
-        elif _requests.level == logging.NOTSET:
+            return
+        if _requests.level == logging.NOTSET:
             _requests.setLevel(logging.INFO)
-            if not _requests.hasHandlers():
-                _requests.addHandler(logging.StreamHandler())
+        if not _requests.hasHandlers():
+            _requests.addHandler(logging.StreamHandler())
 
     def began(self) -> None:
         """Do nothing: a line tells of a whole request."""

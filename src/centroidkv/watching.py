@@ -86,7 +86,8 @@ class _Watch:
 
 
 def _ended_by(error: BaseException) -> Ended:
-    if isinstance(error, GeneratorExit):
+    # An answer that is closed may fail at that: it may still be the garbage collector's doing.
+    if isinstance(error, GeneratorExit) or isinstance(error.__context__, GeneratorExit):
         return "abandoned"
     if isinstance(error, GenerationTimeout):
         return "timed_out"

@@ -1,9 +1,6 @@
 """Metrics over HTTP: to this machine alone, as long as the engine is open."""
 
-import logging
 import socket
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -79,24 +76,3 @@ def test_scraping_while_requests_run(open_engine: Opening, port: int) -> None:
     lines = [x for x in seen.splitlines() if x.startswith("centroidkv_requests_total")]
     for ended in ("answered", "abandoned"):
         assert sum(float(x.split()[-1]) for x in lines if f'ended="{ended}"' in x) == 15
-
-
-def test_lines_of_json_reach_stderr_where_no_logging_is_set_up(tmp_path: Path) -> None:
-    code = (
-        "from centroidkv import Engine\n"
-        "from centroidkv.models.loading import wrap_model\n"
-        "from small_parts import HashEmbedder, make_llama, make_tokenizer\n"
-        "model = wrap_model(make_llama(), make_tokenizer())\n"
-        f"with Engine.open({str(tmp_path / 'store')!r}, model=model, embedder=HashEmbedder(),"
-        " json_logs=True) as engine:\n"
-        "    engine.generate('Is it open?', max_tokens=1)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert '{"time": "' in done.stderr and '"outcome": "miss"' in done.stderr
-    assert logging.getLogger("centroidkv.requests").handlers == []

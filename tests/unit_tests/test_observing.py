@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,7 +15,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from centroidkv import Engine, Passage
-from centroidkv.errors import ConfigError, ContextTooLong, GenerationTimeout, QueueFull
+from centroidkv.errors import (
+    ConfigError,
+    ContextTooLong,
+    GenerationTimeout,
+    MissingExtra,
+    QueueFull,
+)
 from centroidkv.observing import NO_OBSERVER, RequestSeen, RouteSeen
 from centroidkv.request_log import FIELDS
 from centroidkv.tracing import ATTRIBUTES, SPANS
@@ -147,6 +154,36 @@ def test_wrong_settings_are_named(open_engine: Opening, settings: dict[str, obje
         open_engine(**settings)
 
 
+def test_a_counter_without_a_name_of_ours_is_not_shown(open_engine: Opening) -> None:
+    engine = open_engine(metrics=True)
+    engine.store.blocks.disk.manifest.count(["store_failed", "requests_by 4711", "Name"])
+    shown = [line for line in engine.metrics().splitlines() if "store_events_total{" in line]
+    assert shown == ['centroidkv_store_events_total{event="store_failed"} 1.0']
+
+
+def test_a_manifest_that_cannot_be_read_is_left_out(open_engine: Opening) -> None:
+    engine = open_engine(metrics=True)
+    engine.generate(PROMPT, max_tokens=1)
+    engine.flush()
+    engine.store.blocks.disk.manifest.close()
+    text = engine.metrics()
+    assert "centroidkv_requests_running 0.0" in text
+    assert "centroidkv_tier_bytes" not in text
+
+
+@pytest.mark.parametrize(
+    ("setting", "library", "home"),
+    [("metrics", "prometheus_client", "metrics"), ("traces", "opentelemetry", "tracing")],
+)
+def test_a_library_that_is_missing_is_named(
+    open_engine: Opening, monkeypatch: pytest.MonkeyPatch, setting: str, library: str, home: str
+) -> None:
+    monkeypatch.delitem(sys.modules, f"centroidkv.{home}", raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtra, match=rf"pip install 'centroidkv\[{home}\]'"):
+        open_engine(**{setting: True})
+
+
 # spans
 
 
@@ -209,6 +246,18 @@ def test_lines_go_to_a_logger(open_engine: Opening, caplog: pytest.LogCaptureFix
         open_engine(json_logs=True).generate(PROMPT, max_tokens=1, reuse="off")
     (record,) = (r for r in caplog.records if r.name == "centroidkv.requests")
     assert json.loads(record.getMessage())["reason"] == "reuse_off"
+
+
+def test_lines_go_to_stderr_where_no_logging_is_set_up(
+    open_engine: Opening, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("centroidkv.requests")
+    monkeypatch.setattr(logger, "propagate", False)
+    try:
+        open_engine(json_logs=True).generate(PROMPT, max_tokens=1)
+    finally:
+        logger.handlers.clear()
+    assert json.loads(capsys.readouterr().err)["outcome"] == "miss"
 
 
 def test_a_log_that_cannot_be_written_is_named(open_engine: Opening, tmp_path: Path) -> None:
