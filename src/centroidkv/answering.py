@@ -236,7 +236,7 @@ class Answering:
                 yield Chunk(rest)
         except (GeneratorExit, GenerationTimeout, EngineClosing):
             # Nobody reads on, or the time is up; what was computed is kept all the same.
-            self._finish(run, sequence, tokens, started)
+            run.request.tell(self._finish(run, sequence, tokens, started))
             raise
         ended = bool(tokens and tokens[-1].is_end) or scanner.is_stopped
         usage = self._finish(run, sequence, [t for t in tokens if not t.is_end], started)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from centroidkv.codec_report import CodecReport
+from centroidkv.errors import ConfigError
 from centroidkv.learning import Learner
 from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
@@ -42,7 +43,20 @@ class Care(ABC):
         self._require_open()
         self.flush()
         own = (self._learner.namespace, self._learner.versions.namespace)
-        return own_stats(store_stats(self.store), self.store, self.router.plan, own)
+        found = store_stats(self.store, self.router)
+        return own_stats(found, self.store, self.router.plan, own)
+
+    def metrics(self) -> str:
+        """Return the store's metrics in Prometheus' text format. Waits for nothing.
+
+        Raises:
+            ConfigError: They are not collected.
+        """
+        self._require_open()
+        observers = self.store.observers
+        if observers is None or observers.metrics is None:
+            raise ConfigError("metrics are not collected; open the engine with metrics=True")
+        return observers.metrics.text()
 
     def check(self, *, repair: bool = False) -> CheckReport:
         """Verify every block, manifest row, plan and centroid; with `repair`, mend what can be.

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from centroidkv.decoding import Sampling, SamplingOptions
+from centroidkv.observing import require_observing
 from centroidkv.remote_settings import RemoteSettings
 from centroidkv.settings import Settings, is_count, is_date, is_number, require
 from centroidkv.types import Reuse
@@ -72,6 +74,9 @@ class EngineConfig(Settings):
     `ttl_s` lets go of what this tenant did not store or ask again for so many seconds; None keeps
     it. `redact` masks what is personal in a text before it is stored: a function such as
     `mask_personal`. Of a prompt that it changes, KV is kept only up to the question.
+    `metrics` collects Prometheus metrics; a port number also serves them on 127.0.0.1. `traces`
+    makes OpenTelemetry spans, by the global tracer provider or one that is given. `json_logs`
+    writes a line for each request to the logger `centroidkv.requests`, or to the file named.
     """
 
     memory_budget_bytes: int = GIB
@@ -111,6 +116,9 @@ class EngineConfig(Settings):
     remote: str | Mapping[str, Any] | RemoteSettings | None = None
     ttl_s: float | None = None
     redact: Callable[[str], str] | None = None
+    metrics: bool | int = False
+    traces: Any = False
+    json_logs: bool | str | Path = False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -257,6 +265,7 @@ class EngineConfig(Settings):
         self._check_blend()
         self._check_tiers()
         self._check_privacy()
+        require_observing(self.metrics, self.traces, self.json_logs)
 
     def plan_settings(self, context_tokens: int) -> dict[str, Any]:
         """What a build takes unless it is told otherwise, for a model with so much context."""

@@ -11,6 +11,7 @@ from centroidkv.codec_report import CodecReport, read_reports
 from centroidkv.errors import CacheError
 from centroidkv.figures import Figures, read_figures
 from centroidkv.files import set_aside
+from centroidkv.health import Health, health_of
 from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.disk import DiskBlocks
@@ -55,6 +56,7 @@ class StoreStats:
     remote: RemoteStats | None = None
     pinned_clusters: tuple[PinnedCluster, ...] = ()
     chroma_server: str | None = None
+    health: Health | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,11 @@ class CheckReport:
         return not self.problems
 
 
-def store_stats(store: Store) -> StoreStats:
-    """Count what a store holds; the plan described is the one in force, of the newest namespace."""
+def store_stats(store: Store, router: Router | None = None) -> StoreStats:
+    """Count what a store holds; the plan described is the one in force, of the newest namespace.
+
+    With the `router` of an open engine its health says which index routes.
+    """
     manifest = store.blocks.disk.manifest
     plans = store.plans.files()
     plan = _in_force(store)
@@ -98,6 +103,7 @@ def store_stats(store: Store) -> StoreStats:
         remote=remote_stats(store),
         pinned_clusters=tuple(pinned_clusters(store)),
         chroma_server=store.centroids.server_state,
+        health=health_of(store.parts, router),
     )
 
 

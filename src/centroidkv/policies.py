@@ -16,6 +16,7 @@ from centroidkv.request import Request
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.risk import Bound
 from centroidkv.types import Chunk
+from centroidkv.watching import watched
 
 __all__ = ["Policies"]
 
@@ -25,6 +26,7 @@ class Policies:
 
     def __init__(self, model: CausalModel, records: RecordRing, learner: Learner) -> None:
         store = learner.store
+        self._observer = store.observer
         self.exact = Answering(model, store.blocks, records, learner)
         self.representatives = Representatives(store, learner.router, learner.namespace)
         self._calibrated = (store, learner.router.embedder, learner.versions.namespace)
@@ -45,6 +47,9 @@ class Policies:
 
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Answer piece by piece; the last chunk carries the completion."""
+        return watched(self._observer, request, self._answer)
+
+    def _answer(self, request: Request) -> Iterator[Chunk]:
         if request.reuse == "representative":
             return self.representative.stream(request)
         if request.reuse == "blend":

@@ -54,6 +54,7 @@ class RequestQueue:
     def __init__(self, *, max_running: int, max_waiting: int) -> None:
         self.max_running = max_running
         self.max_waiting = max_waiting
+        self.num_refused = 0
         self._running: set[Place] = set()
         self._waiting: list[Place] = []
         self._changed = threading.Condition()
@@ -85,6 +86,7 @@ class RequestQueue:
                 self._running.add(place)
                 return place
             if len(self._waiting) >= self.max_waiting:
+                self.num_refused += 1
                 raise QueueFull(max_running=self.max_running, max_waiting=self.max_waiting)
             self._waiting.append(place)
             try:

@@ -23,6 +23,7 @@ from centroidkv.routing.calibration import Calibration
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
 from centroidkv.types import FloatArray, Prompt, Record, Route
+from centroidkv.watching import note_route
 
 _log = logging.getLogger("centroidkv")
 
@@ -71,7 +72,11 @@ class Representatives:
 
     def route(self, question: str, record: Record | None) -> Route:
         """Return the route noted by a retriever wrapper, or route the question (steps 1 to 3)."""
-        return record.route if record is not None else self._router.route(question)
+        if record is not None:
+            return record.route
+        route = self._router.route(question)
+        note_route(self._store.observer, self._router, route)
+        return route
 
     def find(self, route: Route, key: str) -> StandIn | None:
         """Return the representative of the nearest cluster, if it has left something (step 4)."""

@@ -1,7 +1,7 @@
 """One request and its state on the way."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -45,7 +45,7 @@ class RequestOptions(SamplingOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of the model."""
+    """What is asked of the model. `told` hears what an answer that broke off had cost."""
 
     prompt: str | Sequence[Message]
     sampling: Sampling
@@ -54,6 +54,7 @@ class Request:
     chat_template: bool = True
     tools: Sequence[Tool] = ()
     answer_start: str = ""
+    told: Callable[[Usage], None] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -68,6 +69,11 @@ class Request:
         own = {name: given.pop(name) for name in _OWN if name in given}
         own["reuse"] = own.get("reuse") or reuse
         return cls(prompt, Sampling.of(given), **own)
+
+    def tell(self, usage: Usage) -> None:
+        """Let whoever looks on hear what an answer that broke off had cost."""
+        if self.told is not None:
+            self.told(usage)
 
     def __post_init__(self) -> None:
         require_served(self.reuse)

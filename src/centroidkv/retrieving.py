@@ -15,6 +15,7 @@ from centroidkv.routing.router import Router
 from centroidkv.store import Store
 from centroidkv.types import Cluster, Passage, Record, Route, valid_text
 from centroidkv.warming import current_warming
+from centroidkv.watching import note_route
 
 __all__ = ["Retrieving"]
 
@@ -40,6 +41,7 @@ class Retrieving:
             if not isinstance(text, str):
                 raise ConfigError(f"{name} must be a text, not {text!r}")
         route = self._router.route(valid_text(question), domain)
+        note_route(self._store.observer, self._router, route)
         if current_warming() is None and route.is_admitted:
             self._prefetch(route, route.cluster)
         return route

@@ -36,12 +36,15 @@ from centroidkv.centroids import Centroids, EmbeddedCentroids, ServedCentroids
 from centroidkv.config import EngineConfig
 from centroidkv.errors import StoreError, StoreNotFound
 from centroidkv.files import write_atomic
+from centroidkv.health import StoreParts
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
 from centroidkv.kv.remote import RemoteBlocks
 from centroidkv.kv.remote_opening import open_remote
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.kv.write_behind import WriteBehind
+from centroidkv.observers import Observers, open_observers
+from centroidkv.observing import NO_OBSERVER, Observer
 from centroidkv.precision import Precision
 from centroidkv.prefetching import Prefetcher
 from centroidkv.prefill_speed import PrefillSpeed
@@ -92,6 +95,8 @@ class Store:
         self.prefetcher = Prefetcher(self.blocks)
         self.requests = RequestQueue(max_running=config.max_running, max_waiting=config.max_waiting)
         self.centroids = self._open_centroids()
+        self.parts = StoreParts(self.blocks, self.writer, self.requests)
+        self.observers = self._open_observers(self.parts)
         self.precisions: dict[str, Precision] = {}  # by model; see `approval.settled_precision`
         self.is_owner = True
 
@@ -127,6 +132,18 @@ class Store:
         return ServedCentroids(
             self.config.chroma, lambda name: writer.submit(lambda: manifest.count([name]))
         )
+
+    def _open_observers(self, parts: StoreParts) -> Observers | None:
+        try:
+            return open_observers(self.config, parts)
+        except BaseException:
+            self._close_blocks()
+            raise
+
+    @property
+    def observer(self) -> Observer:
+        """Who is told what requests do."""
+        return self.observers or NO_OBSERVER
 
     def open_index(self, plan: Plan) -> CentroidIndex:
         """Open the centroid index of a plan, in Chroma.
@@ -191,9 +208,14 @@ class Store:
         """Finish the writes and release the files, unless another view still uses them."""
         self.finish()
         if self.is_owner:
-            self.blocks.disk.close()
-            if self.blocks.remote is not None:
-                self.blocks.remote.close()
+            if self.observers is not None:
+                self.observers.close()
+            self._close_blocks()
+
+    def _close_blocks(self) -> None:
+        self.blocks.disk.close()
+        if self.blocks.remote is not None:
+            self.blocks.remote.close()
 
 
 def _open_remote(config: EngineConfig, disk: DiskBlocks) -> RemoteBlocks | None:

@@ -9,7 +9,8 @@ import bank
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ["quickstart", "langchain", "llama_index", "kv-precision", "tiers", "privacy"]
+GUIDES = ["quickstart", "langchain", "llama_index", "kv-precision", "tiers", "privacy",
+          "observability"]  # fmt: skip
 PAGES = ["README.md", *(f"docs/{guide}.md" for guide in GUIDES)]
 
 

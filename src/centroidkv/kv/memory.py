@@ -34,6 +34,7 @@ class MemoryBlocks:
     def __init__(self, *, budget_bytes: int, policy: str = "lru") -> None:
         self.budget_bytes = budget_bytes
         self.num_bytes = 0
+        self.num_evicted = 0
         self._policy = policy
         self._clock = 0
         self._age = 0.0
@@ -141,6 +142,7 @@ class MemoryBlocks:
 
     def _evict(self) -> None:
         """Forget the block that is first in the policy's order; kept ones last of all."""
+        self.num_evicted += 1
         while self._turns:
             order, block = heapq.heappop(self._turns)
             entry = self._entries.get(block)

@@ -30,6 +30,16 @@ class WriteBehind:
         self._thread: threading.Thread | None = None
         self._warned = False
 
+    @property
+    def num_waiting(self) -> int:
+        """How many jobs are not done."""
+        return self._jobs.unfinished_tasks
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that these jobs hold."""
+        return self._waiting_bytes
+
     def submit(self, job: Job, *, num_bytes: int = 0, wait: bool = False) -> bool:
         """Queue a job that holds `num_bytes`.
 

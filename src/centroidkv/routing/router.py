@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -48,6 +49,7 @@ class Router:
         self._masked = masked  # what may be stored of a text, its embedding included
         self.num_index_failures = 0
         self._open_index = open_index
+        self._is_lost = False  # the last question was routed without the index
         self._current: _InForce | None = None
         self._trial: _InForce | None = None
         self._share = 0.0
@@ -62,6 +64,14 @@ class Router:
     def trial(self) -> Plan | None:
         """The plan on trial, if any; its share may be 0 while it is prepared."""
         return self._trial.plan if self._trial else None
+
+    @property
+    def routes_by(self) -> Literal["chroma", "memory"]:
+        """What found the nearest centroid last, or will at first."""
+        current = self._current
+        if current is None or current.index is current.naive or self._is_lost:
+            return "memory"
+        return "chroma"
 
     def plan_of(self, route: Route) -> Plan | None:
         """Return the plan that routed a question, while it serves or has only just ceased to."""
@@ -179,9 +189,12 @@ class Router:
 
     def _nearest(self, current: _InForce, reduced: FloatArray, domain: str | None) -> int | None:
         try:
-            return current.index.nearest(reduced, domain)
+            found = current.index.nearest(reduced, domain)
+            self._is_lost = False
+            return found
         except CacheError as error:
             self._report(error)
+            self._is_lost = True
             return current.naive.nearest(reduced, domain)
 
     def _report(self, error: Exception) -> None:
