@@ -27,6 +27,7 @@ def open_to_write(path: Path, schema: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, check_same_thread=False, timeout=WAIT_S)
     try:
         connection.isolation_level = None
+        _distrust(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.executescript(schema)
@@ -57,4 +58,14 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{options}"
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=WAIT_S)
     connection.isolation_level = None
+    _distrust(connection)
     return connection
+
+
+def _distrust(connection: sqlite3.Connection) -> None:
+    """Have pages checked as they are read, and run nothing that the file's schema asks for.
+
+    As SQLite advises for files that others may have written; plain triggers still work.
+    """
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")

@@ -11,7 +11,8 @@ SRC = Path(centroidkv.__file__).parent
 FILES = sorted(SRC.rglob("*.py"))
 WORDS = {"types", "protocols", "config", "errors", "files", "sqlite_files", "fingerprint",
          "settings", "tool_calls", "rotary", "plan_config", "remote_settings",
-         "placement", "reasons", "decoding", "bounds"}  # fmt: skip
+         "placement", "reasons", "decoding", "bounds",
+         "block_form"}  # fmt: skip
 PARTS = {"kv", "models", "routing"}
 EDGES = {"cli", "cli_precision", "cli_versions", "langchain", "llama_index"}
 BANNED_FILES = {"utils", "util", "helpers", "helper", "manager", "handler", "base", "common",

@@ -3,6 +3,7 @@
 import sqlite3
 from pathlib import Path
 
+from centroidkv.kv.manifest_checks import require_rows
 from centroidkv.kv.policies import POLICIES, worth
 from centroidkv.sqlite_files import open_to_read, open_to_write
 
@@ -47,7 +48,8 @@ _ADDED = {
 _DEPTHS = """
 WITH RECURSIVE placed (id, depth) AS (
     SELECT id, 0 FROM blocks WHERE parent = namespace
-    UNION ALL SELECT b.id, p.depth + 64 FROM placed AS p JOIN blocks AS b ON b.parent = p.id)
+    UNION ALL SELECT b.id, p.depth + 64 FROM placed AS p JOIN blocks AS b ON b.parent = p.id
+    WHERE p.depth < 1 << 24)
 UPDATE blocks SET depth = p.depth, worth = worth(0, uses, p.depth, tokens, num_bytes)
 FROM placed AS p WHERE p.id = blocks.id
 """
@@ -58,7 +60,7 @@ def open_manifest(path: Path, *, policy: str, read_only: bool) -> sqlite3.Connec
 
     Raises:
         sqlite3.OperationalError: The file cannot be opened, or stays locked.
-        sqlite3.DatabaseError: It is damaged, or holds something else.
+        sqlite3.DatabaseError: It is damaged, or holds something else, in any row.
     """
     if read_only:
         return _reading(path)
@@ -66,6 +68,7 @@ def open_manifest(path: Path, *, policy: str, read_only: bool) -> sqlite3.Connec
     try:
         db.create_function("worth", 5, _worth, deterministic=True)
         _bring_up(db)
+        require_rows(db)
         words = ", ".join(POLICIES[policy])
         db.execute(f"CREATE INDEX IF NOT EXISTS order_{policy} ON blocks ({words})")
     except BaseException:
@@ -83,7 +86,11 @@ def _reading(path: Path) -> sqlite3.Connection:
         db.execute(f"CREATE TEMP VIEW blocks AS SELECT *, {columns} FROM main.blocks")
         for table in ("pins (plan, cluster, in_memory)", "clocks (name, value)"):
             db.execute(f"CREATE TEMP TABLE {table}")
-    db.execute("SELECT 1 FROM blocks LIMIT 1")
+    try:
+        require_rows(db)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
