@@ -7,6 +7,7 @@ answers worse than the codec report says.
 import logging
 import sqlite3
 
+from centroidkv.block_form import BlockForm
 from centroidkv.codec_report import read_report
 from centroidkv.kv.codec import CODING, BlockCoder
 from centroidkv.precision import RAW_PRECISION, Precision, named_precision
@@ -32,6 +33,10 @@ def open_namespace(store: Store, model: CausalModel) -> str:
         store.blocks.disk.coders[namespace] = coders[0]
         if store.blocks.uploads is not None:
             store.blocks.uploads.coders[namespace] = coders
+    # A model that is not ours may not tell.
+    form = getattr(getattr(model, "shape", None), "block_form", None)
+    if isinstance(form, BlockForm):
+        store.blocks.expect(namespace, form)
     return namespace
 
 

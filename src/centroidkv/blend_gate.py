@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
+from centroidkv.bounds import plain_json, read_bounded
 from centroidkv.errors import BlendRefused
 from centroidkv.files import write_atomic
 from centroidkv.fingerprint import fingerprint
@@ -24,6 +25,7 @@ _log = logging.getLogger("centroidkv")
 VERSION = "2"
 # The bundled model is at 0.03 and 0.93; with keys turned to wrong positions, at 0.29 and 0.76.
 MOST_KL, LEAST_AGREEMENT = 0.2, 0.8
+_MOST_BYTES = 4096
 
 __all__ = ["BlendGate", "Refusal"]
 
@@ -110,9 +112,9 @@ def _said(figures: GateFigures) -> str:
 
 def _read(path: Path) -> GateFigures | None:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = plain_json(read_bounded(path, _MOST_BYTES))
         first, kl, agreement = (float(found[name]) for name in ("first_kl", "kl", "agreement"))
         counts = int(found["num_prompts"]), int(found["num_tokens"])
         return GateFigures(first, kl, agreement, *counts)
-    except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError):
+    except (ArithmeticError, LookupError, OSError, TypeError, ValueError):
         return None  # tried again

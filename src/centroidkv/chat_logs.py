@@ -6,11 +6,11 @@ something is decided in `sifting.py`.
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from centroidkv.bounds import one_line, plain_json
 from centroidkv.errors import ConfigError
 from centroidkv.files import read_text
 
@@ -67,7 +67,7 @@ def _of_table(text: str, path: Path, column: str | None) -> Iterator[str]:
         if wanted is None:
             raise ConfigError(
                 f"{path} has no column {column or ' or '.join(TEXT_COLUMNS)!r} (found: "
-                f"{', '.join(names) or 'nothing'}); name it with column="
+                f"{one_line(', '.join(names)) or 'nothing'}); name it with column="
             )
         for row in rows:
             if _is_customer(row):
@@ -81,8 +81,8 @@ def _of_json(text: str, path: Path, column: str | None) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            row: Any = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row: Any = plain_json(line)
+        except ValueError as error:
             raise ConfigError(f"{path}, line {number}: not JSON ({error})") from error
         messages = row.get("messages", [row]) if isinstance(row, dict) else row
         if not isinstance(messages, list):

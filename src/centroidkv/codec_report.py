@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from centroidkv.bounds import plain_json, read_bounded
 from centroidkv.files import write_atomic
 
 _log = logging.getLogger("centroidkv")
 
 FOLDER = "codec-reports"
 FORMAT = 1
+_MOST_BYTES = 1 << 20
 MOST_KL = 0.01
 
 __all__ = ["MOST_KL", "CodecReport", "LevelFigures", "read_report", "read_reports", "save_report"]
@@ -92,13 +94,13 @@ def read_reports(folder: Path) -> list[CodecReport]:
 def _readable(paths: Iterable[Path]) -> Iterable[CodecReport]:
     for path in paths:
         try:
-            yield _parsed(path.read_bytes())
+            yield _parsed(read_bounded(path, _MOST_BYTES))
         except (OSError, ValueError, KeyError, TypeError) as error:
             _log.warning("%s cannot be read (%s); measure again", path, error)
 
 
 def _parsed(raw: bytes) -> CodecReport:
-    kept: dict[str, Any] = json.loads(raw)
+    kept: dict[str, Any] = plain_json(raw)
     if kept["format"] != FORMAT:
         raise ValueError(f"format {kept['format']!r}")
     row = kept["report"]

@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from centroidkv.bounds import MOST_TEXT_BYTES
 from centroidkv.errors import ConfigError
 
 __all__ = ["read_text", "set_aside", "user_cache_folder", "write_atomic"]
@@ -46,10 +47,14 @@ def read_text(path: Path) -> str:
     """Read a UTF-8 file of a user's, with or without a byte order mark.
 
     Raises:
-        ConfigError: It cannot be read, or is not UTF-8.
+        ConfigError: It cannot be read, is not UTF-8, or larger than any such file.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:  # a pipe will do, too
+            raw = file.read(MOST_TEXT_BYTES + 1)
+        if len(raw) > MOST_TEXT_BYTES:
+            raise ConfigError(f"{path} has more than {MOST_TEXT_BYTES >> 20} MiB; split it")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8 and try again"

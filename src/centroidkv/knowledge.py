@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from centroidkv.bounds import one_line, plain_json
 from centroidkv.errors import ConfigError
 from centroidkv.files import read_text, write_atomic
 from centroidkv.protocols import Embedder
@@ -51,7 +52,8 @@ def read_questions(path: Path) -> Questions:
         raise ConfigError(f"{path} is empty; it needs a header line with a column 'question'")
     if "question" not in (rows.fieldnames or []):
         raise ConfigError(
-            f"{path} has no column 'question' (found: {', '.join(rows.fieldnames or [])}); "
+            f"{path} has no column 'question' (found: "
+            f"{one_line(', '.join(rows.fieldnames or []))}); "
             "name the column with the past questions 'question'"
         )
     try:
@@ -73,8 +75,8 @@ def read_domain_settings(path: Path) -> dict[str, dict[str, Any]]:
         ConfigError: Not there, not UTF-8, or something else.
     """
     try:
-        settings = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        settings = plain_json(read_text(path))
+    except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error})") from error
     if not isinstance(settings, dict) or not all(isinstance(s, dict) for s in settings.values()):
         raise ConfigError(
@@ -94,14 +96,14 @@ def read_passages(path: Path) -> list[Passage]:
         if not line.strip():
             continue
         try:
-            row: Any = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row: Any = plain_json(line)
+        except ValueError as error:
             raise ConfigError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict) or not {"id", "text"} <= row.keys():
             raise ConfigError(f"{path}, line {number}: needs an object with 'id' and 'text'")
         text = row.pop("text")
         if not isinstance(text, str):
-            raise ConfigError(f"{path}, line {number}: the text must be a string, not {text!r}")
+            raise ConfigError(f"{path}, line {number}: the text must be a string, not {text!r:.80}")
         text = text.strip()
         if not text:
             raise ConfigError(f"{path}, line {number}: the text is blank")

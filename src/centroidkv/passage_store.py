@@ -60,6 +60,8 @@ class PassageStore:
     def _code_alike(self, root: str) -> None:
         """Let passages be written at the levels of the KV namespace."""
         disk, uploads = self._blocks.disk, self._blocks.uploads
+        if self._namespace in disk.forms:
+            self._blocks.expect(root, disk.forms[self._namespace])
         if self._namespace in disk.coders and root not in disk.coders:
             disk.coders[root] = _for_free_keys(disk.coders[self._namespace])
             if uploads is not None and self._namespace in uploads.coders:

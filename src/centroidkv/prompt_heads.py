@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from centroidkv.bounds import plain_json, read_bounded
 from centroidkv.files import write_atomic
 from centroidkv.types import common_prefix
 
@@ -24,6 +25,7 @@ Head: TypeAlias = tuple[int, ...]
 MOST_HEADS, MOST_RECENT = 16, 16
 # A shorter beginning is that of any prompt of the model, not of one template.
 LEAST_TOKENS = 4
+_MOST_BYTES = 64 << 20
 
 __all__ = ["Head", "PromptHeads"]
 
@@ -109,12 +111,12 @@ def _shared(one: Head, other: Head) -> int:
 
 def _read(path: Path) -> list[Head]:
     try:
-        rows = json.loads(path.read_text("utf-8"))
+        rows = plain_json(read_bounded(path, _MOST_BYTES))
         heads = [tuple(int(t) for t in row) for row in rows]
         # An empty head would be found in front of every prompt.
         return [h for h in heads if len(h) >= LEAST_TOKENS][-MOST_HEADS:]
     except FileNotFoundError:
         return []
-    except (ArithmeticError, OSError, RecursionError, TypeError, ValueError) as error:
+    except (ArithmeticError, OSError, TypeError, ValueError) as error:
         _log.warning("%s is damaged and begun anew: %s", path, error)
         return []

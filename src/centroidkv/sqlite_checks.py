@@ -77,32 +77,39 @@ class Checked:
         self._columns = list(columns)
 
     def lay_out(self, db: sqlite3.Connection) -> None:
-        """Make the digests' table, its triggers and the view; rows of before count as sound."""
+        """Make the digests' table; rows of before count as sound. Make triggers and the view.
+
+        These are the connection's own (`TEMP`): a file's schema is not trusted to call functions.
+        """
         name, key = f"{self.table}_checks", ", ".join(self._key)
-        query = "SELECT 1 FROM sqlite_master WHERE name = ?"
-        if db.execute(query, (name,)).fetchone():
-            return
-        new, row = self._values("NEW"), self._values(self.table)
-        same = " AND ".join(f"{k} = OLD.{k}" for k in self._key)
-        own = " AND ".join(f"{k} = NEW.{k}" for k in self._key)
+        query = "SELECT 1 FROM main.sqlite_master WHERE name = ?"
+        is_new = not db.execute(query, (name,)).fetchone()
+        table = f"CREATE TABLE IF NOT EXISTS {name} ({key}, digest BLOB NOT NULL,"
+        db.execute(f"{table} PRIMARY KEY ({key})) WITHOUT ROWID")
+        if is_new:
+            rows = f"SELECT {key}, row_digest({self._values(self.table)}) FROM {self.table}"
+            db.execute(f"INSERT OR REPLACE INTO {name} {rows}")
+        for trigger in self._triggers(name):
+            db.execute(f"CREATE TEMP TRIGGER {self.table}_{trigger}")
+        sound = f"JOIN main.{name} AS c USING ({key})"
+        db.execute(
+            f"CREATE TEMP VIEW {self.sound} AS SELECT {self.table}.* FROM main.{self.table}"
+            f" {sound} WHERE c.digest = row_digest({self._values(self.table)})"
+        )
+
+    def _triggers(self, name: str) -> list[str]:
+        keys = ", ".join(f"NEW.{key}" for key in self._key)
         # Not `INSERT OR REPLACE`: in a trigger, what the outer statement says of conflicts counts.
         put = (
-            f"DELETE FROM {name} WHERE {own};"
-            f" INSERT INTO {name} VALUES ({self._keys('NEW')}, row_digest({new}))"
+            f"DELETE FROM {name} WHERE {self._same('NEW')};"
+            f" INSERT INTO {name} VALUES ({keys}, row_digest({self._values('NEW')}))"
         )
-        db.executescript(f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS {name} ({key}, digest BLOB NOT NULL, PRIMARY KEY ({key})) WITHOUT ROWID;
-CREATE TRIGGER IF NOT EXISTS {self.table}_noted AFTER INSERT ON {self.table} BEGIN {put}; END;
-CREATE TRIGGER IF NOT EXISTS {self.table}_changed AFTER UPDATE ON {self.table} BEGIN {put}; END;
-CREATE TRIGGER IF NOT EXISTS {self.table}_left AFTER DELETE ON {self.table} BEGIN
-    DELETE FROM {name} WHERE {same}; END;
-CREATE VIEW IF NOT EXISTS {self.sound} AS SELECT {self.table}.* FROM {self.table}
-    JOIN {name} AS c USING ({key}) WHERE c.digest = row_digest({row});
-INSERT OR REPLACE INTO {name} SELECT {key}, row_digest({self._values(self.table)})
-    FROM {self.table};
-COMMIT;
-""")
+        drop = f"DELETE FROM {name} WHERE {self._same('OLD')}"
+        return [
+            f"noted AFTER INSERT ON main.{self.table} BEGIN {put}; END",
+            f"changed AFTER UPDATE ON main.{self.table} BEGIN {put}; END",
+            f"left AFTER DELETE ON main.{self.table} BEGIN {drop}; END",
+        ]
 
     def num_unsound(self, db: sqlite3.Connection) -> int:
         """Count the rows that are not what was written; they are not served."""
@@ -119,5 +126,5 @@ COMMIT;
         # As bytes: a damaged text need not be one.
         return ", ".join(f"CAST({row}.{column} AS BLOB)" for column in self._columns)
 
-    def _keys(self, row: str) -> str:
-        return ", ".join(f"{row}.{key}" for key in self._key)
+    def _same(self, row: str) -> str:
+        return " AND ".join(f"{key} = {row}.{key}" for key in self._key)

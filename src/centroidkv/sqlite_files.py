@@ -35,6 +35,7 @@ def open_to_write(
         connection.isolation_level = None
         teach_digest(connection)
         read_any_text(connection)
+        _distrust(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         require_sound(connection)
@@ -71,4 +72,14 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=WAIT_S)
     connection.isolation_level = None
     read_any_text(connection)
+    _distrust(connection)
     return connection
+
+
+def _distrust(connection: sqlite3.Connection) -> None:
+    """Have pages checked as they are read, and run nothing that the file's schema asks for.
+
+    As SQLite advises for files that others may have written; plain triggers still work.
+    """
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")

@@ -7,6 +7,7 @@ block; since it covers every token before it, equality of ids is equality of tok
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from centroidkv.types import KVBlock, common_prefix
 
 BLOCK_TOKENS = 64
 ROOT_MARK = b"ns".hex()
+_BLOCK_ID = re.compile(r"[0-9a-f]{64}")
 
 __all__ = [
     "BLOCK_TOKENS",
@@ -26,6 +28,7 @@ __all__ = [
     "Step",
     "block_id",
     "chain",
+    "is_block_id",
     "is_root",
     "longest_prefix",
     "namespace_id",
@@ -102,6 +105,11 @@ def namespace_id(*parts: str) -> str:
 def is_root(block: str) -> bool:
     """Tell whether an id is a namespace, which the first block of a sequence follows."""
     return len(block) > 64
+
+
+def is_block_id(text: str) -> bool:
+    """Tell whether a text can be a block's id, and so a part of a path."""
+    return _BLOCK_ID.fullmatch(text) is not None
 
 
 def pack(token_ids: Sequence[int]) -> bytes:

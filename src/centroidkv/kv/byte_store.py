@@ -29,8 +29,8 @@ class ByteStore(Protocol):
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         """Return how many bytes each name holds, None where there is nothing."""
 
-    def read(self, name: str) -> bytes | None:
-        """Return what a name holds."""
+    def read(self, name: str, most_bytes: int) -> bytes | None:
+        """Return what a name holds, at most one byte more than `most_bytes` of it."""
 
     def write(self, name: str, raw: bytes) -> None:
         """Let a name hold bytes: all of them, or what it held before."""

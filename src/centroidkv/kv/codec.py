@@ -16,6 +16,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from centroidkv.block_form import BlockForm
+from centroidkv.bounds import one_line, read_bounded
 from centroidkv.errors import CacheCorrupt, CacheMismatch
 from centroidkv.files import write_atomic
 from centroidkv.kv.blocks import pack, unpack
@@ -25,6 +27,7 @@ from centroidkv.types import KVBlock
 FORMAT = "centroidkv-block-1"
 CODED_FORMAT = "centroidkv-coded-1"
 MAX_HEADER_BYTES = 1 << 20
+MAX_BLOCK_BYTES = 1 << 30
 
 _SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 _STORAGE: dict[str, Any] = {
@@ -68,6 +71,14 @@ class StoredBlock:
     @property
     def level(self) -> str:
         return self.coded.level
+
+    def require(self, form: BlockForm) -> None:
+        """Refuse KV that is not of a model's form, before it is decoded.
+
+        Raises:
+            CacheMismatch: It is of another.
+        """
+        form.require((self.coded.key_shape, self.coded.value_shape), self.coded.dtype, self.where)
 
     @property
     def block(self) -> KVBlock:
@@ -121,9 +132,9 @@ def load_block(path: Path) -> StoredBlock:
     Raises:
         CacheCorrupt: The file is truncated, altered or not one of ours.
         CacheMismatch: The file was written by another format version.
-        FileNotFoundError: There is no such file.
+        OSError: There is no such file, it cannot be read, or is larger than any block.
     """
-    return parse_block(path.read_bytes(), str(path))
+    return parse_block(read_bounded(path, MAX_BLOCK_BYTES), str(path))
 
 
 def parse_block(raw: bytes, where: str) -> StoredBlock:
@@ -136,7 +147,7 @@ def parse_block(raw: bytes, where: str) -> StoredBlock:
     try:
         return _parse(where, raw)
     except _ODD as error:
-        raise CacheCorrupt(Path(where), f"not a readable block ({error})") from error
+        raise CacheCorrupt(Path(where), f"not a readable block ({one_line(str(error))})") from error
 
 
 def _parse(where: str, raw: bytes) -> StoredBlock:
@@ -174,10 +185,12 @@ def _level(metadata: dict[str, str], where: str) -> str:
     if found == FORMAT:
         return RAW.level
     if found != CODED_FORMAT:
-        raise CacheMismatch(where, expected=FORMAT, found=str(found))
+        raise CacheMismatch(where, expected=FORMAT, found=one_line(str(found), 80))
     level = metadata["level"]
     if level not in LEVELS:
-        raise CacheMismatch(where, expected=f"one of {', '.join(LEVELS)}", found=str(level))
+        raise CacheMismatch(
+            where, expected=f"one of {', '.join(LEVELS)}", found=one_line(str(level), 80)
+        )
     return level
 
 
@@ -205,6 +218,9 @@ def _spelled(
 def _coded(level: str, metadata: dict[str, str], parts: dict[str, NDArray[Any]]) -> CodedBlock:
     if level == RAW.level:
         keys, values = parts["keys"], parts["values"]
+        kind = _STORAGE[_SAFETENSORS[metadata["dtype"]]]
+        if len(parts) != 2 or keys.dtype != kind or values.dtype != kind:
+            raise ValueError("tensors of another type than the block's")
         return BlockCoder(level).encode(KVBlock(keys, values, metadata["dtype"]))
     keys, values = json.loads(metadata["shapes"])
     for shape in (keys, values):

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from centroidkv.block_form import BlockForm
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
 from centroidkv.files import set_aside, write_atomic
 from centroidkv.kv.bandwidth import Meter
-from centroidkv.kv.blocks import block_id, is_root
+from centroidkv.kv.blocks import block_id, is_block_id, is_root
 from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_coded
 from centroidkv.kv.eviction import Leases, leaves_to_evict
 from centroidkv.kv.manifest import BlockRow, Manifest
@@ -36,6 +37,7 @@ class DiskBlocks:
         self.read_only = read_only
         self._policy = policy
         self.coders: dict[str, BlockCoder] = {}  # by namespace: how new blocks are written
+        self.forms: dict[str, BlockForm] = {}  # by namespace: what blocks have to look like
         self.leaving: Callable[[Sequence[str]], None] | None = None  # told before blocks go
         self.leases = Leases()
         self.meter = Meter()
@@ -86,6 +88,13 @@ class DiskBlocks:
         yield from sorted(self._blocks.glob("??/*.safetensors"))
 
     def path(self, block: str) -> Path:
+        """Return where a block's file is.
+
+        Raises:
+            CacheMismatch: It is no id of a block, and must not become a path.
+        """
+        if not is_block_id(block):
+            raise CacheMismatch("a block's id", expected="64 hexadecimal digits", found=block[:80])
         return self._blocks / block[:2] / f"{block}.safetensors"
 
     # reading
@@ -129,6 +138,13 @@ class DiskBlocks:
             raise CacheMismatch(str(path), expected=row.id, found=stored.id)
         if stored.id != block_id(stored.parent, stored.token_ids):
             raise CacheCorrupt(path, "the id does not follow from its tokens")
+        if stored.token_ids != row.token_ids:
+            raise CacheMismatch(
+                f"tokens of {path}", expected="those of the manifest", found="others"
+            )
+        form = self.forms.get(row.namespace)
+        if form is not None:
+            stored.require(form)
         return stored
 
     def _give_up(self, row: BlockRow, path: Path, error: Exception) -> None:
@@ -149,7 +165,8 @@ class DiskBlocks:
         _log.warning("block ignored: %s", error)
         if self.read_only:
             return
-        manifest.count(["damaged_blocks"])
+        is_foreign = isinstance(error, CacheMismatch)
+        manifest.count(["damaged_blocks", *(["foreign_blocks"] if is_foreign else [])])
         try:
             self.set_aside(path)
         except OSError as failed:  # a full disk, say: whoever asked for the block goes on

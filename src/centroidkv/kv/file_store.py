@@ -82,9 +82,9 @@ class FileStore:
             return int(self._files.info(path)["size"])
         return None
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most_bytes: int) -> bytes | None:
         with _translated():
-            return bytes(self._files.cat_file(self._path(name)))
+            return bytes(self._files.cat_file(self._path(name), start=0, end=most_bytes + 1))
         return None
 
     def write(self, name: str, raw: bytes) -> None:

@@ -222,7 +222,9 @@ class Manifest:
         """Return the rows from the first block of a sequence to `block_id`; [] if broken."""
         rows: list[BlockRow] = []
         current = self.get(block_id)
-        while current is not None:
+        seen: set[str] = set()  # what others wrote may go round in circles
+        while current is not None and current.id not in seen:
+            seen.add(current.id)
             rows.append(current)
             if current.parent == current.namespace:
                 return rows[::-1]

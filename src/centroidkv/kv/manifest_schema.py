@@ -3,6 +3,7 @@
 import sqlite3
 from pathlib import Path
 
+from centroidkv.kv.manifest_checks import require_rows
 from centroidkv.kv.policies import POLICIES, worth
 from centroidkv.sqlite_files import open_to_read, open_to_write
 from centroidkv.sqlite_scrubbing import NOW_S
@@ -62,7 +63,8 @@ END;
 _DEPTHS = """
 WITH RECURSIVE placed (id, depth) AS (
     SELECT id, 0 FROM blocks WHERE parent = namespace
-    UNION ALL SELECT b.id, p.depth + 64 FROM placed AS p JOIN blocks AS b ON b.parent = p.id)
+    UNION ALL SELECT b.id, p.depth + 64 FROM placed AS p JOIN blocks AS b ON b.parent = p.id
+    WHERE p.depth < 1 << 24)
 UPDATE blocks SET depth = p.depth, worth = worth(0, uses, p.depth, tokens, num_bytes)
 FROM placed AS p WHERE p.id = blocks.id
 """
@@ -73,7 +75,7 @@ def open_manifest(path: Path, *, policy: str, read_only: bool) -> sqlite3.Connec
 
     Raises:
         sqlite3.OperationalError: The file cannot be opened, or stays locked.
-        sqlite3.DatabaseError: It is damaged, or holds something else.
+        sqlite3.DatabaseError: It is damaged, or holds something else, in any row.
     """
     if read_only:
         return _reading(path)
@@ -81,6 +83,7 @@ def open_manifest(path: Path, *, policy: str, read_only: bool) -> sqlite3.Connec
     try:
         db.create_function("worth", 5, _worth, deterministic=True)
         _bring_up(db)
+        require_rows(db)
         words = ", ".join(POLICIES[policy])
         db.execute(f"CREATE INDEX IF NOT EXISTS order_{policy} ON blocks ({words})")
     except BaseException:
@@ -101,6 +104,11 @@ def _reading(path: Path) -> sqlite3.Connection:
     if not db.execute("SELECT 1 FROM main.sqlite_master WHERE name = 'owners'").fetchall():
         db.execute("CREATE TEMP TABLE owners (namespace, owner, model)")
     db.execute("SELECT 1 FROM blocks LIMIT 1")
+    try:
+        require_rows(db)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

@@ -61,10 +61,10 @@ class RedisStore:
             # Nothing of ours is empty: a length of 0 says that there is no such key.
             return [int(n) or None for n in pipe.execute()]
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most_bytes: int) -> bytes | None:
         with _translated():
-            found = self._client.get(self._key(name))
-            return bytes(found) if found is not None else None
+            # Nothing of ours is empty: nothing says that there is no such key.
+            return bytes(self._client.getrange(self._key(name), 0, most_bytes)) or None
 
     def write(self, name: str, raw: bytes) -> None:
         with _translated():

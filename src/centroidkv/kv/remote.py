@@ -4,6 +4,7 @@ Whatever it does wrong costs time, never an answer: it is counted, warned of onc
 Knows no prompt, and not which blocks this machine has.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from centroidkv.block_form import BlockForm
 from centroidkv.errors import CacheCorrupt, CacheError, CacheMismatch
-from centroidkv.kv.blocks import block_id
-from centroidkv.kv.byte_store import ByteStore
-from centroidkv.kv.codec import RAW, StoredBlock, parse_block
+from centroidkv.kv.blocks import BLOCK_TOKENS, block_id
+from centroidkv.kv.byte_store import ByteStore, Entry
+from centroidkv.kv.codec import MAX_BLOCK_BYTES, RAW, StoredBlock, parse_block
 from centroidkv.kv.remote_budget import RemoteBudget, block_of
 from centroidkv.kv.remote_calls import Answer, RemoteCalls
 from centroidkv.kv.remote_known import KnownBlocks
@@ -25,6 +27,8 @@ T = TypeVar("T")
 CALLS_AT_ONCE = 8
 # Of what one call may take, so much may listing a remote, or deleting a part of it: nobody waits.
 HOUSEKEEPING_CALLS = 12
+# An entry, or what a writer that was killed left of one.
+_OWN_NAME = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.[a-z0-9]{1,16}(\.[0-9a-f]{32}\.writing)?")
 
 __all__ = ["Received", "RemoteBlocks", "entry_name"]
 
@@ -65,6 +69,7 @@ class RemoteBlocks:
         self.settings = settings
         self.calls = calls
         self.budget = budget
+        self.forms: dict[str, BlockForm] = {}  # by namespace: what blocks have to look like
         self.asked: Callable[[float], None] | None = None  # told what a round trip took
         self._store = store
         self._known = KnownBlocks(clock)
@@ -156,7 +161,7 @@ class RemoteBlocks:
         if level is None:
             return None
         name = entry_name(block, level)
-        answer = self.calls.run_one(lambda: self._store.read(name))
+        answer = self.calls.run_one(lambda: self._store.read(name, self._most_bytes))
         if answer is None:
             return None
         if answer.value is None:
@@ -169,6 +174,12 @@ class RemoteBlocks:
         except CacheError as error:
             self.refuse(block, level, error)
             return None
+
+    @property
+    def _most_bytes(self) -> int:
+        """What no entry exceeds that this machine can use."""
+        known = (form.most_file_bytes(BLOCK_TOKENS) for form in self.forms.values())
+        return max(known, default=MAX_BLOCK_BYTES)
 
     def refuse(self, block: str, level: str, error: CacheError) -> None:
         """Count an entry that cannot be used, and do not ask for it again for a while."""
@@ -183,6 +194,9 @@ class RemoteBlocks:
             CacheError: It is not the block that its name says, or cannot be read.
         """
         name = entry_name(block, level)
+        if len(raw) > self._most_bytes:
+            most = f"at most {self._most_bytes} bytes"
+            raise CacheMismatch(name, expected=most, found="more than that")
         if self._sealer is not None:
             raw = self._sealer.open(raw, name)
         elif is_sealed(raw):
@@ -193,6 +207,11 @@ class RemoteBlocks:
             raise CacheMismatch(name, expected=name, found=entry_name(stored.id, stored.level))
         if block_id(stored.parent, stored.token_ids) != block:
             raise CacheCorrupt(Path(name), "the id does not follow from its tokens")
+        if self.forms:
+            # Whoever wrote it may have named any namespace: only our own are asked for.
+            if stored.namespace not in self.forms:
+                raise CacheMismatch(name, expected="a namespace in use", found="another")
+            stored.require(self.forms[stored.namespace])
         return Received(stored, raw)
 
     # writing
@@ -237,11 +256,15 @@ class RemoteBlocks:
             return True
         if num_bytes > self.budget.budget_bytes:
             return False
-        listed = self._kept_house([lambda: list(self._store.listing())])[0]
+        listed = self._kept_house([self._own_entries])[0]
         if listed is None:
             return False
         names = self.budget.listed(listed.value, num_bytes, parent)
         return self._deleted(names) and self.budget.fits(num_bytes)
+
+    def _own_entries(self) -> list[Entry]:
+        """List what is there by the names of ours; what else lies there is never deleted."""
+        return [entry for entry in self._store.listing() if _OWN_NAME.fullmatch(entry.name)]
 
     def _deleted(self, names: Sequence[str]) -> bool:
         """Delete entries; tell whether all are gone."""

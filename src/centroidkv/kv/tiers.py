@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from centroidkv.block_form import BlockForm
 from centroidkv.errors import CacheError
 from centroidkv.kv.bandwidth import Tier
 from centroidkv.kv.blocks import (
@@ -59,6 +60,12 @@ class TieredBlocks:
         self.meter = disk.meter
         if remote is not None:
             remote.asked = lambda seconds: self.meter.timed("remote", 0, seconds)
+
+    def expect(self, namespace: str, form: BlockForm) -> None:
+        """Say what the blocks of a namespace look like; others are not used, whoever wrote them."""
+        self.disk.forms[namespace] = form
+        if self.remote is not None:
+            self.remote.forms[namespace] = form
 
     def has(self, block: str) -> bool:
         if self.memory.has(block) or self.disk.has(block):

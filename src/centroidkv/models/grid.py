@@ -17,6 +17,7 @@ import transformers
 from centroidkv.config import Sampling
 from centroidkv.errors import ConfigError
 from centroidkv.fingerprint import fingerprint
+from centroidkv.models.layer_memory import KVShape
 from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.protocols import CausalModel, RunningSequence
 from centroidkv.tool_calls import Tool, ToolFormat
@@ -55,6 +56,10 @@ class GridModel:
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    @property
+    def shape(self) -> KVShape:
+        return self.model.shape
 
     @property
     def context_tokens(self) -> int:

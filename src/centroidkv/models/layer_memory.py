@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from centroidkv.block_form import BlockForm
+
 __all__ = ["KVShape", "LayerMemory", "LayerShape", "read_bits", "write_bits"]
 
 
@@ -70,6 +72,12 @@ class KVShape:
     def is_stacked(self) -> bool:
         """Whether one tensor holds the KV of all layers."""
         return len({(layer.sizes, layer.device) for layer in self.with_kv}) <= 1
+
+    @property
+    def block_form(self) -> BlockForm:
+        """What blocks of the model look like."""
+        sizes = self.num_layers, self.kv_heads, self.key_dim, self.value_dim
+        return BlockForm(*sizes, str(self.dtype).removeprefix("torch."))
 
     @property
     def bytes_per_token(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from centroidkv.bounds import plain_json, read_arrays, read_bounded
 from centroidkv.errors import CacheCorrupt, CacheMismatch
 from centroidkv.files import write_atomic
 from centroidkv.routing.pair_features import PairScorer, WordWeights
@@ -18,6 +19,7 @@ from centroidkv.routing.pair_neighbours import PairNeighbours
 __all__ = ["load_parts", "save_parts"]
 
 _FORMAT = "centroidkv-calibration-2"
+_MOST_BYTES = 1 << 32
 _ARRAYS = [f.name for f in fields(PairScorer) if f.name not in ("words", "neighbours", "bias")]
 _AROUND = {f"neighbours_{f.name}": f.name for f in fields(PairNeighbours)}
 
@@ -57,9 +59,8 @@ def load_parts(
     """
     body = _checked_body(path)
     try:
-        with np.load(io.BytesIO(body), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        values = json.loads(arrays["values"].tobytes())
+        arrays = read_arrays(body)
+        values = plain_json(arrays["values"].tobytes())
         found = values["fingerprint"]
         words = WordWeights(values["idf"], float(values["unseen"]))
         parts = {name: arrays[name] for name in _ARRAYS}
@@ -75,7 +76,7 @@ def load_parts(
 
 def _checked_body(path: Path) -> bytes:
     try:
-        header, _, body = path.read_bytes().partition(b"\n")
+        header, _, body = read_bounded(path, _MOST_BYTES).partition(b"\n")
     except OSError as error:
         raise CacheCorrupt(path, f"cannot be read: {error.strerror}") from error
     kind, _, digest = header.decode("ascii", "replace").partition(" ")

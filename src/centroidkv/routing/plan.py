@@ -7,7 +7,6 @@ of magic, the SHA-256 of the rest, and an npz archive without pickle.
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from centroidkv.bounds import read_arrays, read_bounded
 from centroidkv.errors import CacheCorrupt, CacheMismatch
 from centroidkv.files import write_atomic
+from centroidkv.routing.plan_texts import read_texts, require_fitting
 from centroidkv.routing.pointer import Pointer, read_pointer, write_pointer
 from centroidkv.routing.projection import Projection
 from centroidkv.types import Cluster, FloatArray, Passage
@@ -131,10 +132,11 @@ def _to_bytes(plan: Plan) -> bytes:
 
 
 def _from_bytes(payload: bytes) -> Plan:
-    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-        texts: dict[str, Any] = json.loads(arrays["texts"].tobytes())
-        projection = Projection(arrays["mean"], arrays["components"])
-        centroids, radii = arrays["centroids"], arrays["radii"]
+    arrays = read_arrays(payload)
+    texts = read_texts(arrays["texts"].tobytes())
+    projection = Projection(arrays["mean"], arrays["components"])
+    centroids, radii = arrays["centroids"], arrays["radii"]
+    require_fitting(projection, centroids, radii, len(texts["clusters"]))
     clusters = tuple(
         Cluster(
             id=i,
@@ -145,7 +147,7 @@ def _from_bytes(payload: bytes) -> Plan:
             radius=float(radii[i]),
             num_members=c["num_members"],
             domain=c["domain"],
-            guests=tuple(c.get("guests", ())),
+            guests=tuple(c["guests"]),
         )
         for i, c in enumerate(texts["clusters"])
     )
@@ -157,9 +159,9 @@ def _from_bytes(payload: bytes) -> Plan:
         clusters,
         passages,
         texts["is_online"],
-        texts.get("domain_settings", {}),
-        texts.get("source", ""),
-        texts.get("settings", {}),
+        texts["domain_settings"],
+        texts["source"],
+        texts["settings"],
     )
 
 
@@ -177,9 +179,7 @@ def load_plan(path: Path) -> Plan:
         CacheMismatch: It is not a plan of this format version.
     """
     try:
-        if path.stat().st_size > MAX_PLAN_BYTES:
-            raise CacheCorrupt(path, "larger than any plan")
-        raw = path.read_bytes()
+        raw = read_bounded(path, MAX_PLAN_BYTES)
     except OSError as error:
         raise CacheCorrupt(path, f"cannot be read ({error.strerror})") from error
     if raw[:8] != MAGIC:
@@ -188,15 +188,7 @@ def load_plan(path: Path) -> Plan:
         raise CacheCorrupt(path, "the checksum does not match")
     try:
         return _from_bytes(raw[40:])
-    except (
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        RecursionError,
-        zipfile.BadZipFile,
-    ) as error:
+    except (LookupError, ValueError) as error:
         raise CacheCorrupt(path, f"not a readable plan ({error})") from error
 
 

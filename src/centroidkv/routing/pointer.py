@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from centroidkv.bounds import plain_json, read_bounded
 from centroidkv.errors import CacheCorrupt
 from centroidkv.files import write_atomic
 
 _FORMAT = "centroidkv-pointer-1"
+_MOST_BYTES = 4096
 
 __all__ = ["Pointer", "read_pointer", "write_pointer"]
 
@@ -64,7 +66,7 @@ def read_pointer(path: Path) -> Pointer | None:
         CacheCorrupt: It is truncated, altered, of another format or cannot be read.
     """
     try:
-        header, _, body = path.read_bytes().partition(b"\n")
+        header, _, body = read_bounded(path, _MOST_BYTES).partition(b"\n")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -73,7 +75,22 @@ def read_pointer(path: Path) -> Pointer | None:
     if header != expected:
         raise CacheCorrupt(path, "the checksum does not match")
     try:
-        values: dict[str, Any] = json.loads(body)
-        return Pointer(**values)
+        values: dict[str, Any] = plain_json(body)
+        return _checked(Pointer(**values))
     except (ValueError, TypeError) as error:
         raise CacheCorrupt(path, f"not a pointer ({error})") from error
+
+
+def _checked(pointer: Pointer) -> Pointer:
+    """Return a pointer of numbers.
+
+    Raises:
+        ValueError: Something in it is no version, or the share no share.
+    """
+    needed, others = (pointer.in_force, pointer.last), (pointer.previous, pointer.trial)
+    numbers = [*needed, *(v for v in others if v is not None)]
+    if not all(type(v) is int and v >= 0 for v in numbers):
+        raise ValueError("a version that is none")
+    if type(pointer.share) not in (int, float) or not 0 <= pointer.share <= 1:
+        raise ValueError("a share that is none")
+    return pointer

@@ -1,0 +1,86 @@
+"""Rows of texts: what was written is read, and what was changed on the disk is not."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from centroidkv.sqlite_checks import Checked
+from centroidkv.sqlite_files import open_or_begin, open_to_write
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS said (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, times INTEGER DEFAULT 0,
+    UNIQUE (name)
+);
+"""
+SAID = Checked("said", key=("number",), columns=("number", "name", "text"))
+PUT = (
+    "INSERT INTO said (name, text) VALUES (?, ?)"
+    " ON CONFLICT (name) DO UPDATE SET text = excluded.text"
+)
+
+
+def texts(db: sqlite3.Connection) -> list[str]:
+    return [text for (text,) in db.execute(f"SELECT text FROM {SAID.sound} ORDER BY number")]
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    return open_to_write(path, SCHEMA, checked=[SAID])
+
+
+def test_a_flipped_bit_in_a_text_takes_its_row_away_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "said.sqlite"
+    db = opened(path)
+    db.executemany(PUT, [("one", "a lost card"), ("two", "a wire abroad"), ("one", "a found card")])
+    assert texts(db) == ["a found card", "a wire abroad"]
+    db.close()
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"a wire abroad", b"a wire aboard"))
+    db = opened(path)
+    assert texts(db) == ["a found card"]
+    assert SAID.num_unsound(db) == 1
+    SAID.drop_unsound(db)
+    assert (SAID.num_unsound(db), texts(db)) == (0, ["a found card"])
+    db.execute(PUT, ("two", "a wire abroad"))
+    db.execute("UPDATE said SET times = times + 1")
+    assert texts(db) == ["a found card", "a wire abroad"]
+    db.execute("DELETE FROM said WHERE name = 'one'")
+    assert texts(db) == ["a wire abroad"]
+    db.close()
+
+
+def test_a_text_that_is_no_utf_8_any_more_is_read_as_unsound(tmp_path: Path) -> None:
+    path = tmp_path / "said.sqlite"
+    db = opened(path)
+    db.execute(PUT, ("one", "a lost card"))
+    db.close()
+    path.write_bytes(path.read_bytes().replace(b"a lost card", b"a \xffost card"))
+    db = opened(path)
+    assert texts(db) == []
+    assert db.execute("SELECT text FROM said").fetchone() == ("a �ost card",)
+    db.close()
+
+
+def test_rows_of_a_file_without_digests_count_as_sound(tmp_path: Path) -> None:
+    path = tmp_path / "said.sqlite"
+    db = open_to_write(path, SCHEMA)
+    db.execute(PUT, ("one", "a lost card"))
+    db.close()
+    db = opened(path)
+    assert texts(db) == ["a lost card"]
+    db.close()
+
+
+@pytest.mark.parametrize("at", [0, 18, 40, 100])
+def test_a_file_damaged_where_sqlite_sees_it_is_set_aside(tmp_path: Path, at: int) -> None:
+    path, quarantine = tmp_path / "said.sqlite", tmp_path / "quarantine"
+    db = opened(path)
+    db.execute(PUT, ("one", "a lost card"))
+    db.close()
+    raw = bytearray(path.read_bytes())
+    raw[at : at + 4] = b"\xff\xfe\xfd\xfc"
+    path.write_bytes(raw)
+    db = open_or_begin(path, SCHEMA, quarantine=quarantine, checked=[SAID])
+    assert texts(db) == [] or not list(quarantine.glob("*"))
+    db.close()
