@@ -135,9 +135,10 @@ def _stats(options: argparse.Namespace) -> int:
     finally:
         store.close()
     stats = asdict(found)
-    apart = ("counters", "figures", "codec_reports")
+    apart = ("counters", "figures", "codec_reports", "health")
     lines = [f"{n:22} {v}" for n, v in stats.items() if n not in apart]
     lines += [f"  {name:20} {value}" for name, value in stats["counters"].items()]
+    lines += [f"{n:22} {v}" for n, v in (stats["health"] or {}).items()]
     lines += [f"plan {f.plan or 'none'}, {measured(f)}" for f in found.figures]
     lines += [cli_precision.levels_table(report) for report in found.codec_reports]
     _print(options, stats, "\n".join(lines))

@@ -37,6 +37,8 @@ def test_build_ask_stats_check(small_bank: tuple[Path, Path], tmp_path: Path, ca
     _, out, _ = run(capsys, "stats", "--store", store, "--json")
     stats = json.loads(out)
     assert stats["num_filled_clusters"] == 3 and stats["counters"]["requests"] == 2
+    assert stats["health"]["queued_writes"] == 0 and stats["health"]["routes_by"] is None
+    assert "\nqueued_writes          0\n" in run(capsys, "stats", "--store", store)[1]
     code, out, _ = run(capsys, "check", "--store", store, "--json")
     assert code == 0 and json.loads(out)["is_clean"]
     victim = next(store.glob("blocks/*/*.safetensors"))

@@ -332,26 +332,3 @@ def test_observing_changes_no_answer(
         one, other = (e.generate(prompt, max_tokens=8) for e in (plain, seen))
         assert one.token_ids == other.token_ids
         assert one.usage.outcome == other.usage.outcome
-
-
-# health
-
-
-def test_stats_tell_the_health_of_an_open_store(open_engine: Opening) -> None:
-    engine = open_engine(near_misses=1)
-    health = engine.stats().health
-    assert health.routes_by is None
-    assert health.remote_breaker is None
-    assert (health.running, health.waiting, health.queued_writes, health.queued_bytes) == (0,) * 4
-    ask(engine, "who is it?", "It is nobody. " * 10, "Say who.")
-    engine.flush()
-    engine.route("who is it?")
-    assert engine.stats().health.routes_by == "chroma"
-
-
-def test_a_store_of_another_process_routes_by_memory(open_engine: Opening) -> None:
-    engine = open_engine(near_misses=1)
-    ask(engine, "who is it?", "It is nobody. " * 10, "Say who.")
-    engine.flush()
-    reader = open_engine(read_only=True)
-    assert reader.stats().health.routes_by == "memory"
