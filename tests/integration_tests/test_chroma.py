@@ -172,3 +172,16 @@ def test_the_index_finds_what_a_scan_finds(open_engine: Callable[..., Engine]) -
         reduced = plan.projection.transform(route.embedding[None])
         scan = ((plan.reduced() - reduced) ** 2).sum(1).argmin()
         assert route.cluster.id == scan
+
+
+def test_a_server_forgets_what_is_forgotten(
+    open_engine: Callable[..., Engine], chroma_server: str
+) -> None:
+    engine = open_engine(chroma=chroma_server)
+    build_and_warm(engine)
+    asked = engine.router.plan.clusters[0].representative
+    assert asked in engine.router.indexed().values()
+    assert engine.forget(question=asked).is_proven
+    assert asked not in engine.router.indexed().values()
+    assert len(engine.router.indexed()) == 3
+    assert engine.router.num_index_failures == 0
