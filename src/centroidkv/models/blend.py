@@ -101,7 +101,7 @@ class Blender:
                 placement.place(number)
             if number in checks:
                 left = walk.choose(layer, number, recipe, checks[number])
-                walk.correct(placement, recipe.drift)
+                walk.correct(placement, recipe.drift, number)
                 uncorrected = left if uncorrected is None else uncorrected
             walk.run(layer)
             if number >= first:
@@ -161,12 +161,12 @@ class _Walk:
         self.turns = (cos[:, is_kept], sin[:, is_kept])
         self.rows = Rows(self.kv, self.positions)
 
-    def correct(self, placement: Placement, part: float) -> None:
-        """From now on correct the other rows by what is found of those that are computed."""
+    def correct(self, placement: Placement, part: float, layer: int) -> None:
+        """Behind a layer correct the other rows by what is found of those that are computed."""
         if part:
             rows = self.is_placed.nonzero()[:, 0]
             drift = Drift(placement, rows, self.rows.places[rows], part)
-            self.rows = Rows(self.kv, self.positions, drift)
+            self.rows = Rows(self.kv, self.positions, drift, chosen_at=layer)
 
     def run(self, layer: torch.nn.Module) -> None:
         """Run one layer on the rows.

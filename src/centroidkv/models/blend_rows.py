@@ -89,6 +89,8 @@ class Rows:
         kv: The sequence's KV; room for all positions.
         positions: Of the rows, ascending, [rows].
         drift: What corrects the KV of the other rows, where that is wanted.
+        chosen_at: The layer in which the rows were chosen, which has fresh KV of them already:
+            nothing is left to correct there.
 
     Attributes:
         own: The arena that the rows are written to; its token 0 stands at position `origin`.
@@ -97,7 +99,14 @@ class Rows:
 
     is_compileable = False
 
-    def __init__(self, kv: SequenceKV, positions: torch.Tensor, drift: Drift | None = None) -> None:
+    def __init__(
+        self,
+        kv: SequenceKV,
+        positions: torch.Tensor,
+        drift: Drift | None = None,
+        *,
+        chosen_at: int | None = None,
+    ) -> None:
         self._lender = None if isinstance(kv, Arena) else kv.lender
         self.origin = 0 if isinstance(kv, Arena) else kv.lent
         self.own = kv if isinstance(kv, Arena) else kv.tail
@@ -105,7 +114,7 @@ class Rows:
         self._groups = self._in_groups()
         self._masks: dict[int, torch.Tensor] = {}
         self._room = _MOST_KEPT
-        self._drift = drift
+        self._drift, self._chosen_at = drift, chosen_at
 
     def _in_groups(self) -> list[tuple[int, int, int]]:
         """Return (start, stop, tokens): rows that attend together, and how far the last sees."""
@@ -120,7 +129,7 @@ class Rows:
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> KV:
         """Write the rows' new keys and values, [1, kv_heads, rows, dim], over the arena's."""
-        if self._drift is not None:
+        if self._drift is not None and layer != self._chosen_at:
             self._drift.correct(layer, keys, values)
         self.own.keys[layer].index_copy_(2, self.places, keys)
         self.own.values[layer].index_copy_(2, self.places, values)
@@ -164,10 +173,12 @@ class Rows:
         if kept is not None:
             return kept
         start, stop, held = self._groups[number]
-        tokens = torch.arange(held, device=self.places.device)
-        is_later = tokens > self.places[start:stop, None]
-        mask = torch.zeros(is_later.shape, dtype=dtype, device=self.places.device)
-        mask = mask.masked_fill_(is_later, float("-inf")).repeat_interleave(groups, 0)
+        places = self.places[start:stop]
+        # All rows see what stands before the first of them: most of the mask is never looked at.
+        first = min(int(places[0]) + 1, held)
+        is_later = torch.arange(first, held, device=places.device) > places[:, None]
+        mask = torch.zeros(len(places) * groups, held, dtype=dtype, device=places.device)
+        mask[:, first:].masked_fill_(is_later.repeat_interleave(groups, 0), float("-inf"))
         if mask.numel() <= self._room:
             self._room -= mask.numel()
             self._masks[number] = mask

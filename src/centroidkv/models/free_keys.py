@@ -40,17 +40,21 @@ class Turn:
     def back(self) -> "Turn":
         return Turn(self.cos, -self.sin)
 
-    def apply(self, keys: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
-        """Turn keys, [kv_heads, tokens or 1, key_dim]; they pair the halves of a head.
+    def wide(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what a whole key and its halves changed over are multiplied by, [tokens, key_dim].
 
-        `out` has the tokens of the turn, and may be `keys` itself.
+        The turned key is the sum of both products.
         """
+        return torch.cat([self.cos, self.cos], -1), torch.cat([-self.sin, self.sin], -1)
+
+    def apply(self, keys: torch.Tensor) -> torch.Tensor:
+        """Turn keys in place, [kv_heads, tokens, key_dim]; they pair the halves of a head."""
         first, second = keys.chunk(2, -1)
-        half = first.shape[-1]
-        turned = (first * self.cos).addcmul_(second, self.sin, value=-1)
-        out[..., half:].copy_((second * self.cos).addcmul_(first, self.sin))
-        out[..., :half].copy_(turned)
-        return out
+        # One new array, of half the size: arrays made and thrown away cost more than the turning.
+        cross = first * self.sin
+        first.mul_(self.cos).addcmul_(second, self.sin, value=-1)
+        second.mul_(self.cos).add_(cross)
+        return keys
 
 
 def free_block(block: KVBlock, rotary: Rotary, start: int) -> KVBlock:
@@ -78,6 +82,8 @@ class Placement:
 
     Attributes:
         spans: Where in the arena each passage begins and ends.
+        span: Where the first begins and the last ends. What stands between passages is turned with
+            them, in one pass: it is computed, and written over before it is read.
     """
 
     def __init__(
@@ -85,22 +91,25 @@ class Placement:
     ) -> None:
         self.arena = arena
         self.spans = [(p.start - origin, p.stop - origin) for p in passages]
+        self.span = (self.spans[0][0], self.spans[-1][1]) if passages else (0, 0)
         self._passages = passages
         self._blocks: list[KVBlock] = []
-        self._frequencies = torch.from_numpy(rotary.frequencies).to(arena.shape.device)
         device = arena.shape.device
-        self._positions = [
-            torch.arange(p.start, p.stop, dtype=torch.float32, device=device) for p in passages
-        ]
-        self._turns: dict[int, list[Turn]] = {}
+        self._frequencies = torch.from_numpy(rotary.frequencies).to(device)
+        self._positions = origin + torch.arange(*self.span, dtype=torch.float32, device=device)
+        self._turn: dict[int, Turn] = {}
 
-    def turns(self, layer: int) -> list[Turn]:
-        """Return the turn of each passage's keys; computed once where layers share them."""
+    def turn(self, layer: int) -> Turn:
+        """Return the turn of all keys in `span`; computed once where layers share it."""
         number = layer if len(self._frequencies) > 1 else 0
-        if number not in self._turns:
-            turns = [Turn.of(p, self._frequencies[number]) for p in self._positions]
-            self._turns = {number: turns}
-        return self._turns[number]
+        if number not in self._turn:
+            self._turn = {number: Turn.of(self._positions, self._frequencies[number])}
+        return self._turn[number]
+
+    def held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the keys and values of a layer in `span`, [kv_heads, tokens, dim], as views."""
+        span = slice(*self.span)
+        return self.arena.keys[layer, 0, :, span], self.arena.values[layer, 0, :, span]
 
     def place(self, layer: int) -> None:
         """Write the keys and values of one layer; the first call waits for the blocks.
@@ -109,9 +118,13 @@ class Placement:
             ValueError: A block has another number of tokens than its place.
         """
         self._blocks = self._blocks or [p.loaded() for p in self._passages]
-        for block, span, turn in zip(self._blocks, self.spans, self.turns(layer), strict=True):
-            keys = self.arena.keys[layer, 0, :, slice(*span)]
-            values = self.arena.values[layer, 0, :, slice(*span)]
-            write_bits(keys, block.keys[layer])
-            write_bits(values, block.values[layer])
-            turn.apply(keys.float(), out=keys)
+        if not self._blocks:
+            return
+        for block, span in zip(self._blocks, self.spans, strict=True):
+            write_bits(self.arena.keys[layer, 0, :, slice(*span)], block.keys[layer])
+            write_bits(self.arena.values[layer, 0, :, slice(*span)], block.values[layer])
+        keys, _ = self.held(layer)
+        exact = keys.float()  # of float32 keys, they themselves
+        self.turn(layer).apply(exact)
+        if exact is not keys:
+            keys.copy_(exact)
