@@ -1,7 +1,8 @@
 """Work that happens after the answer: a bounded queue and one thread.
 
-Bounded in bytes, because what waits here holds KV. A job that does not fit is dropped and
-counted: losing a write costs time later, waiting for it would cost time now.
+Bounded in bytes, because what waits here holds KV, and in number, because every job holds
+something. A job that does not fit is dropped and counted: losing a write costs time later, waiting
+for it would cost time now.
 """
 
 import logging
@@ -13,6 +14,11 @@ from typing import TypeAlias
 _log = logging.getLogger("centroidkv")
 
 Job: TypeAlias = Callable[[], None]
+
+# So many are some megabytes of prompts and counts.
+MOST_JOBS = 1024
+# A thread that ends for good leaves nobody waiting for it.
+LOOK_EVERY_S = 1.0
 
 __all__ = ["WriteBehind"]
 
@@ -45,10 +51,10 @@ class WriteBehind:
 
         When the queue is full, wait for room, or drop the job and return False.
         """
-        if wait and self._waiting_bytes + num_bytes > self.budget_bytes:
+        if wait and self._is_full(num_bytes):
             self.flush()
         with self._lock:
-            full = self._waiting_bytes > 0 and self._waiting_bytes + num_bytes > self.budget_bytes
+            full = self._is_full(num_bytes)
             if full and not wait:
                 self.num_dropped += 1
                 return False
@@ -61,10 +67,19 @@ class WriteBehind:
         self._jobs.put((job, num_bytes))
         return True
 
+    def _is_full(self, num_bytes: int) -> bool:
+        is_over = self._waiting_bytes + num_bytes > self.budget_bytes
+        return (self._waiting_bytes > 0 and is_over) or self._jobs.qsize() >= MOST_JOBS
+
     def flush(self) -> None:
-        """Wait until everything submitted so far is done."""
-        if self._thread is not None:
-            self._jobs.join()
+        """Wait until everything submitted so far is done, whatever is submitted meanwhile."""
+        thread = self._thread
+        if thread is None:
+            return
+        done = threading.Event()
+        self._jobs.put((done.set, 0))
+        while not done.wait(LOOK_EVERY_S) and thread.is_alive():
+            pass
 
     def close(self) -> None:
         """Finish all jobs and stop the thread."""
