@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 # Tests run in as many processes as there are cores; those of one file stay together.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
-.PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments
+.PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments stress
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,11 @@ conformance: $(READY)  ## run langchain-core's own cache tests, from its source 
 		-d "$$folder" "langchain-core==$$release" && \
 	tar -xzf "$$folder/langchain_core-$$release.tar.gz" -C "$$folder" && \
 	LANGCHAIN_CORE_SOURCE="$$folder/langchain_core-$$release" $(PY) -m pytest tests/conformance
+
+# Each takes its full time: some hours in all. FORM=--quick takes a few minutes.
+STRESS := kills corruptions crowd chroma_restart forgettings fuzz soak
+stress: $(READY)  ## kill, damage, crowd, fuzz and soak stores (hours; FORM=--quick: minutes)
+	for name in $(STRESS); do echo "$$name:" && $(PY) tests/stress/$$name.py $(FORM) || exit 1; done
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(PY) -m ruff check .

@@ -28,11 +28,11 @@ CLEAR = ("StoreError", "StoreNotFound")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="150 rounds")
+    parser.add_argument("--quick", action="store_true", help="60 rounds")
     parser.add_argument("--rounds", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    rounds = 150 if options.quick else options.rounds
+    rounds = 60 if options.quick else options.rounds
     with tempfile.TemporaryDirectory() as folder:
         counts, violations = damage_often(Path(folder), rounds, random.Random(options.seed))
     for violation in violations[:20]:

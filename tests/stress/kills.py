@@ -216,11 +216,11 @@ def _lost_plan(engine: Engine, promises: list[dict[str, Any]]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="25 rounds")
+    parser.add_argument("--quick", action="store_true", help="15 rounds")
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    number = 25 if options.quick else options.rounds
+    number = 15 if options.quick else options.rounds
     with tempfile.TemporaryDirectory() as folder:
         rounds = Rounds(Path(folder), random.Random(options.seed))
         rounds.measure()
