@@ -284,7 +284,10 @@ def test_no_text_of_a_users_is_seen(
     for _ in range(3):
         ask(tenant, question, passage, TEXTS["prompt"])
         tenant.flush()
-    tenant.route(question, domain=TEXTS["domain"])
+    route = tenant.route(question, domain=TEXTS["domain"])
+    (shown,) = tenant.compose(route, [Passage("p1", passage)])
+    told = tenant.generate(f"{shown.text}\n{question}", question=question, max_tokens=2).usage
+    assert told.domain == TEXTS["domain"]  # so it could be seen
     tenant.generate(TEXTS["prompt"], reuse="representative", max_tokens=1)
     with closing(tenant.stream(f"{TEXTS['prompt']} {PROMPT}")) as left:  # type: ignore[type-var]
         next(left)
