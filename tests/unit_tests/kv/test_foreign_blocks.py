@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tiers(disk: DiskBlocks, folder: Path) -> TieredBlocks:
-    settings = RemoteSettings.of({"url": f"file://{folder}", "retries": 0})
+    settings = RemoteSettings.of({"url": f"file://{folder}", "retries": 0, "min_tokens": 1})
     remote = open_remote(
         settings,
         count=lambda name: disk.manifest.count([name]),
