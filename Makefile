@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 # Tests run in as many processes as there are cores; those of one file stay together.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 .PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments stress
+.PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments audit
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +53,10 @@ lint: $(READY)  ## ruff and mypy --strict
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+audit:  ## look the pins up among known vulnerabilities (needs a network)
+	python3 -m venv build/audit && build/audit/bin/pip install -q pip-audit
+	build/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
 
 format: $(READY)  ## format the code
 	$(PY) -m ruff format .

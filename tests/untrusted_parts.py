@@ -252,7 +252,7 @@ def altered_manifest(raw: bytes, random_: random.Random) -> bytes:
                 f"UPDATE {table} SET {random_.choice(columns)} = ?", [random_.choice(values)]
             )
             db.commit()
-        except (sqlite3.Error, OverflowError, IndexError):
+        except (sqlite3.Error, ValueError, IndexError, MemoryError):  # too broken to be written
             return raw
         finally:
             db.close()

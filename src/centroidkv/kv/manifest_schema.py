@@ -77,8 +77,13 @@ def open_manifest(path: Path, *, policy: str, read_only: bool) -> sqlite3.Connec
         sqlite3.OperationalError: The file cannot be opened, or stays locked.
         sqlite3.DatabaseError: It is damaged, or holds something else, in any row.
     """
-    if read_only:
-        return _reading(path)
+    try:
+        return _reading(path) if read_only else _writing(path, policy)
+    except (UnicodeDecodeError, MemoryError) as error:  # names that are no text, absurd lengths
+        raise sqlite3.DatabaseError(f"a schema that cannot be read ({error!r:.80})") from error
+
+
+def _writing(path: Path, policy: str) -> sqlite3.Connection:
     db = open_to_write(path, _TABLES)
     try:
         db.create_function("worth", 5, _worth, deterministic=True)
