@@ -1,7 +1,9 @@
 """The time to the first token over passages in orders never seen: in full, exact and blended.
 
 Through the engine, loading included. The ways take turns. In every prompt another passage stands
-first, so that what one leaves in memory or learns is of no use to the next but for the head.
+first, so that what one leaves in memory or learns is of no use to the next but for the
+head. Where the store learns to put passages in front (`compose`), `exact` and `blend` gain by it:
+`exact_reused` and `blend_reused` say how much.
 """
 
 import json
