@@ -5,8 +5,7 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 # Tests run in as many processes as there are cores; those of one file stay together.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
-.PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments stress
-.PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments audit
+.PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments stress audit
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
