@@ -26,7 +26,7 @@ def open_namespace(store: Store, model: CausalModel) -> str:
         ConfigError: The setting `kv_precision` names no level.
     """
     settled = settled_precision(store, model)
-    namespace = settled.namespace(model.fingerprint, store.config.tenant)
+    namespace = settled.namespace(model.fingerprint, store.config.tenant_key)
     if settled.lossy:
         rotary = getattr(model, "rotary", None)
         coders = tuple(BlockCoder(level, rotary) for level in settled.levels)

@@ -1,7 +1,9 @@
 """How engines behave: validated, frozen settings."""
 
+import hashlib
+import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -9,6 +11,7 @@ from typing import Any, Literal, Self
 from centroidkv.decoding import Sampling, SamplingOptions
 from centroidkv.observing import require_observing
 from centroidkv.remote_settings import RemoteSettings
+from centroidkv.secret_keys import secret_bytes
 from centroidkv.settings import Settings, is_count, is_date, is_number, require
 from centroidkv.types import Reuse
 
@@ -74,6 +77,9 @@ class EngineConfig(Settings):
     `ttl_s` lets go of what this tenant did not store or ask again for so many seconds; None keeps
     it. `redact` masks what is personal in a text before it is stored: a function such as
     `mask_personal`. Of a prompt that it changes, KV is kept only up to the question.
+    `tenant_secret`, known to the server alone, makes ids of tenants that nobody can derive from
+    their names: 32 bytes in base64, or `env:NAME`. With another one, nothing stored is found.
+
     `metrics` collects Prometheus metrics; a port number also serves them on 127.0.0.1. `traces`
     makes OpenTelemetry spans, by the global tracer provider or one that is given. `json_logs`
     writes a line for each request to the logger `centroidkv.requests`, or to the file named.
@@ -116,6 +122,7 @@ class EngineConfig(Settings):
     remote: str | Mapping[str, Any] | RemoteSettings | None = None
     ttl_s: float | None = None
     redact: Callable[[str], str] | None = None
+    tenant_secret: str | None = field(default=None, repr=False)
     metrics: bool | int = False
     traces: Any = False
     json_logs: bool | str | Path = False
@@ -176,6 +183,16 @@ class EngineConfig(Settings):
             self.redact is None or callable(self.redact),
             f"redact must be a function from text to text, or None, not {self.redact!r}",
         )
+
+        secret_bytes(self.tenant_secret, "tenant_secret")
+
+    @property
+    def tenant_key(self) -> str:
+        """What stands for the tenant in ids: its name, or with a secret an HMAC-SHA256 of it."""
+        secret = secret_bytes(self.tenant_secret, "tenant_secret")
+        if secret is None:
+            return self.tenant
+        return hmac.new(secret, self.tenant.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
     def _check_tiers(self) -> None:
         require(

@@ -58,7 +58,7 @@ class Engine(Care):
         self.model = model
         self.config = store.config
         self.router = Router(embedder, store.open_index, self._masked)
-        self._plan_namespace = namespace_id("plan", embedder.fingerprint, self.config.tenant)
+        self._plan_namespace = namespace_id("plan", embedder.fingerprint, self.config.tenant_key)
         self._records = RecordRing(self.config.max_records)
         self.versions = Versions(store, self._plan_namespace, self.router)
         self._learner = Learner(store, self.router, model, self.versions)

@@ -47,7 +47,7 @@ def open_privacy(
     What leads to the rest goes first: a request that comes meanwhile finds less and less.
     """
     store = learner.store
-    holdings = Holdings.of_tenant(store.blocks, store.config.tenant)
+    holdings = Holdings.of_tenant(store.blocks, store.config.tenant_key)
     places: list[Place] = [
         RecordsPlace(records),
         ArenasPlace(model, policies.exact.residence),
@@ -55,7 +55,7 @@ def open_privacy(
         PlansPlace(store, learner.versions, learner.router),
     ]
     if not store.read_only:
-        _note(learner, model, owner_of(store.config.tenant))
+        _note(learner, model, owner_of(store.config.tenant_key))
         places += _of_other_embedders(learner, holdings)
         places += _kept_in_files(learner, model, holdings)
     places.append(BlocksPlace(holdings, model))
@@ -71,7 +71,7 @@ def open_expiry(privacy: Privacy, learner: Learner) -> Expiry:
     """Return what keeps a tenant's `ttl_s`; of a read-only store nothing expires."""
     store = learner.store
     ttl_s = None if store.read_only else store.config.ttl_s
-    holdings = Holdings.of_tenant(store.blocks, store.config.tenant)
+    holdings = Holdings.of_tenant(store.blocks, store.config.tenant_key)
     return Expiry(privacy, ttl_s, lambda: _aged(learner, holdings))
 
 

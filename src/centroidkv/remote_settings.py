@@ -1,20 +1,16 @@
 """Settings of the remote tier: where blocks are kept beyond this machine, and on what terms."""
 
-import base64
-import binascii
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from centroidkv.errors import ConfigError
+from centroidkv.secret_keys import secret_bytes
 from centroidkv.settings import Settings, is_count, is_number, require
 
 __all__ = ["RemoteSettings"]
-
-KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +106,7 @@ class RemoteSettings(Settings):
         Raises:
             ConfigError: There is no such variable, or it is no key.
         """
-        if self.key is None:
-            return None
-        text = str(self.key)
-        if text.startswith("env:"):
-            name = text.removeprefix("env:")
-            text = os.environ.get(name, "")
-            require(text, f"remote: the environment variable {name}, named by key, is not set")
-        try:
-            raw = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            raw = b""
-        require(
-            len(raw) == KEY_BYTES,
-            "remote: key must be 32 bytes in base64 (make one with: python -c "
-            "'import base64, os; print(base64.b64encode(os.urandom(32)).decode())'), "
-            "or env:NAME of a variable that holds them",
-        )
-        return raw
+        return secret_bytes(self.key, "remote: key")
 
 
 def _is_url(text: str) -> bool:

@@ -33,7 +33,7 @@ def own_stats(
     """
     manifest = store.blocks.disk.manifest
     kv, plans = namespaces
-    own = {*Holdings.of_tenant(store.blocks, store.config.tenant).namespaces(), kv}
+    own = {*Holdings.of_tenant(store.blocks, store.config.tenant_key).namespaces(), kv}
     filled = {r.cluster for r in manifest.prefixes(plan.id)} if plan else set()
     return replace(
         found,
@@ -58,7 +58,7 @@ def own_check(found: CheckReport, store: Store, plan_namespace: str) -> CheckRep
     if store.is_owner:
         return found
     manifest = store.blocks.disk.manifest
-    names = Holdings.of_tenant(store.blocks, store.config.tenant).namespaces()
+    names = Holdings.of_tenant(store.blocks, store.config.tenant_key).namespaces()
     blocks = {row.id for n in names for row in manifest.rows("namespace = ?", n)}
     own_plans = {plan_namespace[-16:]}
     return CheckReport(

@@ -1,6 +1,7 @@
 """Tenants of one store: each finds its own, none finds another's, per request."""
 
 import asyncio
+import base64
 from collections.abc import Callable
 
 import pytest
@@ -205,3 +206,22 @@ def test_llama_index_takes_a_tenant_per_call(engine: Engine) -> None:
 def test_a_tenant_is_a_name(engine: Engine, tenant: object) -> None:
     with pytest.raises(ConfigError, match="tenant must be a string"):
         engine.for_tenant(tenant)  # type: ignore[arg-type]
+
+
+def test_ids_of_a_tenant_need_the_secret(open_engine: Callable[..., Engine]) -> None:
+    secrets = [base64.b64encode(bytes([n] * 32)).decode() for n in (1, 2)]
+    with open_engine(tenant="ours", tenant_secret=secrets[0]) as engine:
+        build_and_warm(engine)
+        assert ask(engine, QUESTIONS[0]).usage.outcome == "hit"
+        own = engine._learner.namespace
+    for secret in (secrets[1], None):
+        with open_engine(tenant="ours", tenant_secret=secret) as other:
+            assert other.router.plan is None and other._learner.namespace != own
+            assert ask(other, QUESTIONS[0]).usage.reused_tokens == 0
+    with open_engine(tenant="ours", tenant_secret=secrets[0]) as engine:
+        assert ask(engine, QUESTIONS[0]).usage.outcome == "hit"
+        assert secrets[0] not in repr(engine.config)
+        others = engine.for_tenant("theirs")
+        assert ask(others, QUESTIONS[0]).usage.reused_tokens == 0
+    with pytest.raises(ConfigError, match="tenant_secret must be 32 bytes"):
+        open_engine(tenant_secret="secret")
