@@ -19,14 +19,17 @@ _PASSING = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_INTERRUPT,
 }
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Tell a damaged file from one that is busy, out of reach or on a failing disk."""
+    """Tell a damaged file from one that is busy, out of reach or on a failing disk.
+
+    One that refuses to be written counts as damaged: a byte of its header says so. A folder that
+    cannot be written to is noticed before.
+    """
     if not isinstance(error, sqlite3.DatabaseError):
         return False
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _PASSING
