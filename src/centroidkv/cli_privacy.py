@@ -44,7 +44,6 @@ def register(command: Command, console: Console) -> None:
         parser.add_argument("--question")
         parser.add_argument("--passage", help="its id or its text")
         parser.add_argument("--tenant", default="", help="default: the one without a name")
-        parser.add_argument("--chroma", help="address of the Chroma server, if one is used")
         parser.add_argument("--remote", help="URL of the remote, if one is used")
         console.add_model(parser)
 

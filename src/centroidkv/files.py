@@ -7,13 +7,17 @@ from pathlib import Path
 from centroidkv.bounds import MOST_TEXT_BYTES
 from centroidkv.errors import ConfigError
 
-__all__ = ["read_text", "set_aside", "user_cache_folder", "write_atomic"]
+__all__ = ["UNFINISHED", "read_text", "set_aside", "user_cache_folder", "write_atomic"]
+
+
+# What files are called until they are whole.
+UNFINISHED = ".writing-"
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that readers see all of it or nothing: temporary, fsync, replace."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
             for part in parts:

@@ -35,7 +35,7 @@ from pathlib import Path
 from centroidkv.centroids import Centroids, EmbeddedCentroids, ServedCentroids
 from centroidkv.config import EngineConfig
 from centroidkv.errors import StoreError, StoreNotFound
-from centroidkv.files import write_atomic
+from centroidkv.files import UNFINISHED, write_atomic
 from centroidkv.health import StoreParts
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
@@ -236,7 +236,7 @@ def _open_remote(config: EngineConfig, disk: DiskBlocks) -> RemoteBlocks | None:
 
 
 def _create(folder: Path, marker: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
         raise StoreError(
             f"{folder} exists and is not a centroidkv store; give an empty or a new folder"
         )
@@ -246,6 +246,11 @@ def _create(folder: Path, marker: Path) -> None:
         write_atomic(marker, json.dumps({"format": FORMAT}).encode())
     except OSError as error:
         raise StoreError(f"cannot create a store at {folder}: {error.strerror}") from error
+
+
+def _is_foreign(path: Path) -> bool:
+    """Tell a file of somebody else's from what a process left that was killed in `_create`."""
+    return not path.name.startswith(UNFINISHED)
 
 
 def _check_format(marker: Path) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from centroidkv.files import user_cache_folder, write_atomic
+from centroidkv.errors import StoreError
+from centroidkv.files import UNFINISHED, user_cache_folder, write_atomic
+from centroidkv.store import Store
 
 
 def test_the_parts_are_written_one_behind_the_other(tmp_path: Path) -> None:
@@ -77,3 +79,15 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert user_cache_folder() == tmp_path / "centroidkv"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert user_cache_folder() == Path.home() / ".cache" / "centroidkv"
+
+
+def test_a_store_that_was_killed_while_it_was_made_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / f"{UNFINISHED}abc").write_bytes(b"{")
+    Store.open(folder).close()
+    assert (folder / "store.json").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match="not a centroidkv store"):
+        Store.open(tmp_path / "other")

@@ -235,6 +235,11 @@ class ServedIndex:
         index = self._opened()
         return self._server.ask(lambda: index.faults(plan_vectors))
 
+    def representatives(self) -> dict[str, str]:
+        """Return the representative of each entry, as the server has it; {} if that is not told."""
+        told = getattr(self._opened(), "representatives", None)
+        return self._server.ask(told) if told is not None else {}
+
     def close(self) -> None:
         self._server.leave(self)
         with self._lock:
