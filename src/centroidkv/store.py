@@ -58,7 +58,8 @@ from centroidkv.streaming import StreamingPolicy
 _log = logging.getLogger("centroidkv")
 
 FORMAT = 1
-WRITE_QUEUE_BYTES = 256 << 20
+# What waits to be written holds KV: a quarter of the memory budget, and room for some blocks.
+LEAST_QUEUE_BYTES = 16 << 20
 
 __all__ = ["Store"]
 
@@ -85,7 +86,9 @@ class Store:
         )
         self.blocks = TieredBlocks(memory, disk, _open_remote(config, disk))
         self.plans = PlanFolder(path / "plans")
-        self.writer = WriteBehind(budget_bytes=WRITE_QUEUE_BYTES)
+        self.writer = WriteBehind(
+            budget_bytes=max(LEAST_QUEUE_BYTES, config.memory_budget_bytes // 4)
+        )
         self.blocks.promotion.later = lambda job, size: self.writer.submit(job, num_bytes=size)
         self.prefill_speed = PrefillSpeed()
         self.flights = SingleFlight(path / "locks")
