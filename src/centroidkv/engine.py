@@ -6,6 +6,7 @@ Offline: `build` makes the plan, `warm` fills it. Online: the retriever wrapper 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -14,7 +15,7 @@ from centroidkv.build import Builder, BuildReport
 from centroidkv.calibrating import Pairs
 from centroidkv.care import Care
 from centroidkv.config import EngineConfig
-from centroidkv.errors import ConfigError
+from centroidkv.errors import ConfigError, StoreError
 from centroidkv.gathering import gather
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.learning import Learner
@@ -126,7 +127,7 @@ class Engine(Care):
         if self.store.read_only:
             return
         self._privacy.resume()
-        self._expiry.sweep()
+        self._expiry.look()
         for tenant in self._privacy.others() if self.store.is_owner else ():
             self.for_tenant(tenant)
 
@@ -294,14 +295,16 @@ class Engine(Care):
         """Answer piece by piece; the last chunk carries the completion. Closing it stops."""
         request = Request.of(as_messages(prompt), options, reuse=self.config.reuse)
         self._require_open()
-        self._expiry.look()
+        if not self._expiry.look():
+            request = replace(request, reuse="off")
         return self._policies.stream(request)
 
     @property
     def answers(self) -> AnswerStore:
         """Answers kept for answer caches, of this embedder and tenant; opened on first use."""
         self._require_open()
-        self._expiry.look()
+        if not self._expiry.look():
+            raise StoreError("kept answers are left alone: what is too old cannot be let go of")
         if self._answers is None:
             self.store.require_writable("keep answers")
             self._answers = AnswerStore(self.store.path, self._plan_namespace)
@@ -326,7 +329,7 @@ class Engine(Care):
         self._tenants.close(self)
         self._policies.close()
         self.store.finish()
-        self._expiry.sweep(rewrites=True)
+        self._expiry.finish()
         for part in (self.router, self._learner, self._answers):
             if part is not None:
                 part.close()

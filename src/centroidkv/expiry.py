@@ -3,15 +3,21 @@
 Looked at before every request, so nothing that is too old is ever served; done at most 64 times
 within a `ttl_s`, for all that would be too old before the next time. When the clock was set back,
 what seems to be of later than now is taken for new: nothing is lost, and it goes one `ttl_s` later.
+Where the store's files fail, requests go on without what is stored, until it can be swept again.
 """
 
+import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from centroidkv.errors import CentroidKVError
 from centroidkv.privacy import Privacy
 from centroidkv.privacy_wanted import Wanted
+
+_log = logging.getLogger("centroidkv")
 
 SWEEPS = 64
 # So far back may a clock be set by its own correction.
@@ -50,13 +56,29 @@ class Expiry:
         self._swept_s: float | None = None
         self._lock = threading.RLock()
         self._owes_rewriting = False
+        self._has_warned = False
 
-    def look(self) -> None:
-        """Let go of what is too old, if it is time."""
-        if self._ttl_s is not None and self._is_due():
-            with self._lock:
-                if self._is_due():
-                    self.sweep()
+    def look(self) -> bool:
+        """Let go of what is too old, if it is time; tell whether nothing too old can be found."""
+        if self._ttl_s is None or not self._is_due():
+            return True
+        with self._lock:
+            return not self._is_due() or self._tried(rewrites=False)
+
+    def finish(self) -> None:
+        """Let go of what is too old, and rewrite the files if they still hold any of it."""
+        with self._lock:
+            self._tried(rewrites=True)
+
+    def _tried(self, *, rewrites: bool) -> bool:
+        try:
+            self.sweep(rewrites=rewrites)
+        except (CentroidKVError, OSError, sqlite3.Error) as error:
+            if not self._has_warned:
+                self._has_warned = True
+                _log.warning("what is too old could not be let go of: %s", error)
+            return False
+        return True
 
     def _is_due(self) -> bool:
         if self._swept_s is None or self._ttl_s is None:

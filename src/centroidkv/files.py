@@ -16,7 +16,7 @@ UNFINISHED = ".writing-"
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that readers see all of it or nothing: temporary, fsync, replace."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -28,6 +28,13 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, for their owner alone."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def set_aside(path: Path, quarantine: Path) -> None:

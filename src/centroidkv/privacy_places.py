@@ -155,6 +155,8 @@ class HistoryPlace:
     def forget(self, wanted: Wanted) -> int:
         with self._opened() as history:
             asked, passages = _asked(history, wanted), _passages(history, wanted)
+            if wanted.before_s is None:
+                history.drop_unsound()  # nothing tells what they were
             if wanted.everything:
                 history.clear()
             else:
@@ -210,6 +212,8 @@ class AnswersPlace:
     def forget(self, wanted: Wanted) -> int:
         forgotten = 0
         for store in self._stores():
+            if wanted.before_s is None:
+                store.drop_unsound()  # nothing tells what they were
             for answer in self._found(store, wanted):
                 forgotten += store.delete(answer_id=answer.id)
         return forgotten

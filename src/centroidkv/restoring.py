@@ -41,7 +41,7 @@ class Restorer:
 
         What the sequence holds already is not moved.
         """
-        started = time.perf_counter()
+        started, computed_s = time.perf_counter(), run.prefill_s
         self._note_held(run, sequence)
         run.tier = "memory" if run.reused else "none"
         try:
@@ -59,7 +59,7 @@ class Restorer:
                 self._copy(run, sequence, missing)
             else:
                 self._stream(run, sequence, missing)
-        run.load_s = time.perf_counter() - started - run.prefill_s
+        run.load_s = time.perf_counter() - started - (run.prefill_s - computed_s)
 
     def look_again(self, run: Run, sequence: RunningSequence) -> None:
         """Restore what has come into the store since the last look."""

@@ -136,6 +136,7 @@ class Sharing:
 
         size = sum(p.block.num_bytes for p in pieces)
         if not self._learner.store.writer.submit(write, num_bytes=size):
+            run.handed_on = 0  # the queue is full now; there may be room when the answer ends
             flight.land()
 
     def _stored(self, run: Run) -> int:

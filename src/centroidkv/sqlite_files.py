@@ -1,5 +1,6 @@
 """Opening the SQLite files of a store: one way to write, one way to read without a trace."""
 
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ def open_to_write(
         sqlite3.OperationalError: The file cannot be opened, or stays locked.
         sqlite3.DatabaseError: It is damaged.
     """
+    if str(path) != IN_MEMORY:
+        _shield(path)
     connection = sqlite3.connect(path, check_same_thread=False, timeout=WAIT_S)
     try:
         connection.isolation_level = None
@@ -42,8 +45,6 @@ def open_to_write(
         connection.executescript(schema)
         for table in checked:
             table.lay_out(connection)
-        if str(path) != IN_MEMORY:
-            path.chmod(0o600)
     except BaseException:
         connection.close()
         raise
@@ -74,6 +75,13 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     read_any_text(connection)
     _distrust(connection)
     return connection
+
+
+def _shield(path: Path) -> None:
+    """Make a file its owner's alone before SQLite opens it: what lies beside it gets its mode."""
+    with contextlib.suppress(OSError):  # SQLite says what is wrong
+        path.touch(mode=0o600)
+        path.chmod(0o600)
 
 
 def _distrust(connection: sqlite3.Connection) -> None:

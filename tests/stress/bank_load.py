@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from centroidkv import Completion, Engine, Passage
+from centroidkv.config import EngineConfig
 from centroidkv.models.loading import wrap_model
 from centroidkv.models.transformers_model import TransformersModel
 from small_parts import HashEmbedder, make_llama, make_tokenizer
@@ -22,14 +23,19 @@ NUM_FAMILIES = len(TOPICS)
 __all__ = ["Load", "open_engine", "small_model"]
 
 
-def small_model() -> TransformersModel:
+def small_model(arena_budget_bytes: int = 256 << 20) -> TransformersModel:
     """A random Llama with its tokenizer; one a process."""
-    return wrap_model(make_llama(), make_tokenizer())
+    return wrap_model(make_llama(), make_tokenizer(), arena_budget_bytes=arena_budget_bytes)
 
 
 def open_engine(folder: Path, **settings: Any) -> Engine:
-    """Open an engine of a small model on a store."""
-    return Engine.open(folder, model=small_model(), embedder=HashEmbedder(), **settings)
+    """Open an engine of a small model on a store, as if the model were loaded by name.
+
+    Its idle arenas take a quarter of the memory budget; a model that is handed over has its own.
+    """
+    config = EngineConfig.of(settings)
+    model = small_model(config.arena_budget_bytes)
+    return Engine.open(folder, model=model, embedder=HashEmbedder(), **settings)
 
 
 def passages_of(family: int) -> list[Passage]:

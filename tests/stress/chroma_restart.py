@@ -4,7 +4,6 @@ Run: python tests/stress/chroma_restart.py [--quick] [--rounds N]
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -23,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from bank_load import Load, open_engine
 from chroma_process import ChromaProcess
+from told import broken, told
 
 NUM_CLIENTS = 3
 # How soon after its return the server is asked again.
@@ -137,7 +137,7 @@ def run(folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
 def violations(found: dict[str, Any]) -> list[str]:
     """Return the promises that were broken."""
     spells = found["spells"]
-    broken = {
+    promises = {
         "failed requests": bool(found["errors"]) or found["hanging_clients"] > 0,
         "wrong answers": found["wrong"] > 0,
         "no requests while the server was gone": not all(s["requests"] for s in spells),
@@ -148,7 +148,7 @@ def violations(found: dict[str, Any]) -> list[str]:
         "the store is not clean": bool(found["problems"]),
         "threads are left": found["threads_left"] > 0,
     }
-    return [what for what, is_broken in broken.items() if is_broken]
+    return broken(promises)
 
 
 def main() -> int:
@@ -161,9 +161,7 @@ def main() -> int:
     rounds, seconds = (2, 4.5) if options.quick else (options.rounds, options.seconds)
     with tempfile.TemporaryDirectory(prefix="chroma-restart-") as folder:
         found = run(Path(folder), rounds, seconds)
-    broken = violations(found)
-    print(json.dumps({**found, "violations": broken}))
-    return 1 if broken else 0
+    return told(found, violations(found))
 
 
 if __name__ == "__main__":

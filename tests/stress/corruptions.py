@@ -9,7 +9,6 @@ two files of a kind exchanged, one written over another, one gone, one that is n
 
 import argparse
 import collections
-import json
 import logging
 import random
 import shutil
@@ -19,8 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from branches import Done, run
 from filled_store import fill, wrong_answers
-from stress_parts import Done, open_engine, run
+from stress_parts import open_engine
+from told import told
 
 PAGE = 4096
 CLEAR = ("StoreError", "StoreNotFound")
@@ -35,10 +36,7 @@ def main() -> int:
     rounds = 60 if options.quick else options.rounds
     with tempfile.TemporaryDirectory() as folder:
         counts, violations = damage_often(Path(folder), rounds, random.Random(options.seed))
-    for violation in violations[:20]:
-        print(violation, file=sys.stderr)
-    print(json.dumps({"rounds": rounds, **counts, "violations": len(violations)}))
-    return 1 if violations else 0
+    return told({"rounds": rounds, **counts}, violations)
 
 
 def damage_often(

@@ -4,7 +4,6 @@ Half of the processes route by a Chroma server. Run: python tests/stress/crowd.p
 """
 
 import argparse
-import json
 import os
 import sqlite3
 import sys
@@ -23,6 +22,7 @@ import torch
 from bank_load import Load, open_engine
 from branches import Branch, finished, in_branch
 from chroma_process import ChromaProcess
+from told import broken, told
 
 from centroidkv.kv.blocks import BLOCK_TOKENS, chain
 from centroidkv.sharing import LEAST_TOKENS
@@ -145,7 +145,7 @@ def run(folder: Path, processes: int, seconds: float) -> dict[str, Any]:
 def violations(found: dict[str, Any]) -> list[str]:
     """Return the promises that were broken."""
     bound = BUDGET_BYTES + found["processes"] * found["block_bytes"]
-    broken = {
+    promises = {
         "wrong answers": found.get("wrong", 0) > 0,
         "no requests": found["requests"] < found["processes"],
         "the store is not clean": bool(found["problems"]),
@@ -155,7 +155,7 @@ def violations(found: dict[str, Any]) -> list[str]:
         "nothing was evicted": found["evicted_blocks"] == 0,
         "blocks were damaged": found["damaged_blocks"] > 0,
     }
-    return [what for what, is_broken in broken.items() if is_broken]
+    return broken(promises)
 
 
 def main() -> int:
@@ -168,9 +168,7 @@ def main() -> int:
     processes, seconds = (3, 8.0) if options.quick else (options.processes, options.seconds)
     with tempfile.TemporaryDirectory(prefix="crowd-") as folder:
         found = run(Path(folder), processes, seconds)
-    broken = violations(found)
-    print(json.dumps({**found, "violations": broken}))
-    return 1 if broken else 0
+    return told(found, violations(found))
 
 
 if __name__ == "__main__":

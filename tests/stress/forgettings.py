@@ -7,12 +7,12 @@ thread is started; each opens a copy of one store, and is killed or has to find 
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -20,6 +20,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from branches import in_branch, run
+from told import told
 
 from centroidkv import Engine
 from centroidkv.models.loading import wrap_model
@@ -111,41 +113,26 @@ class Trial:
         assert list((self.folder / name / "store" / "forgetting").glob("*.json")) == []
 
 
-def in_child(work, *arguments: object) -> int:
-    """Run work in a forked child; return its exit code, negative for a signal."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(SECONDS)
-        code = 1
-        try:
-            work(*arguments)
-            code = 0
-        except BaseException as error:  # noqa: BLE001 - a forked child must not go on
-            sys.stderr.write(f"{arguments}: {type(error).__name__}: {error}\n")
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one step a place instead of three")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
-    counts = {"kills": 0, "violations": 0}
+    kills, violations = 0, []
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(Path(folder))
-        assert in_child(trial.fill) == 0
+        in_branch(trial.fill)
         for number in range(NUM_PLACES):
             for when in STEPS[number % 3 :][:1] if quick else STEPS:
                 name = f"{number}-{when}"
                 shutil.copytree(trial.folder / "filled", trial.folder / name)
-                died = in_child(trial.forget, name, number, when) == -signal.SIGKILL
-                counts["kills"] += died
-                counts["violations"] += not died or in_child(trial.look, name) != 0
+                died = run(partial(trial.forget, name, number, when), timeout_s=SECONDS)
+                kills += died.signal == signal.SIGKILL
+                seen = run(partial(trial.look, name), timeout_s=SECONDS)
+                if died.signal != signal.SIGKILL or not seen.is_well:
+                    violations.append(f"{name}: {died}, then {seen}")
                 shutil.rmtree(trial.folder / name)
-    sys.stdout.write(json.dumps(counts) + "\n")
-    return 1 if counts["violations"] else 0
+    return told({"kills": kills}, violations)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -23,7 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stress_parts import NEW_QUESTIONS, answers_differ, begin, finish, open_engine, run
+from branches import Branch, run
+from stress_parts import NEW_QUESTIONS, answers_differ, open_engine
+from told import told
 
 from centroidkv import Engine
 from centroidkv.answers import Answer
@@ -138,10 +139,10 @@ class Rounds:
         seed = self._chance.randrange(1 << 30)
         log = self._folder / "child.log"
         log.unlink(missing_ok=True)
-        child, reader = begin(lambda: self._act(name, is_small, seed), log=log)
+        child = Branch(lambda: self._act(name, is_small, seed), log=log)
         time.sleep(self._chance.uniform(0, self._seconds[name, is_small]))
-        os.kill(child, signal.SIGKILL)
-        done = finish(child, reader, 30)
+        child.kill()
+        done = child.done(30)
         if done.error and not done.signal:
             self.violations.append(
                 f"round {number}: {name} failed: {done}\n{log.read_text()[-900:]}"
@@ -226,11 +227,7 @@ def main() -> int:
         rounds.measure()
         for i in range(number):
             rounds.play(i)
-    for violation in rounds.violations[:20]:
-        print(violation, file=sys.stderr)
-    told = {"rounds": number, **dict(sorted(rounds.counts.items()))}
-    print(json.dumps({**told, "violations": len(rounds.violations)}))
-    return 1 if rounds.violations else 0
+    return told({"rounds": number, **dict(sorted(rounds.counts.items()))}, rounds.violations)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from bank_load import Load, open_engine
 from chroma_process import ChromaProcess
+from told import broken, told
 
 from centroidkv import Engine
 
@@ -184,7 +185,7 @@ def note(
 
 def violations(found: dict[str, Any], *, is_quick: bool) -> list[str]:
     """Return the promises that were broken; in seconds there is no steady state to measure."""
-    broken = {
+    promises = {
         "wrong answers": found.get("wrong", 0) > 0,
         "failed requests": found["num_errors"] > 0,
         "the store is not clean": bool(found["problems"]),
@@ -193,7 +194,7 @@ def violations(found: dict[str, Any], *, is_quick: bool) -> list[str]:
         and found["handles_after"] > found["handles_before"] + MOST_HANDLES,
         "threads leak": found["threads_after"] > found["threads_before"] + MOST_HANDLES,
     }
-    return [what for what, is_broken in broken.items() if is_broken]
+    return broken(promises)
 
 
 def main() -> int:
@@ -205,9 +206,7 @@ def main() -> int:
     seconds = 15.0 if options.quick else options.minutes * 60
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         found = run(Path(folder), seconds)
-    broken = violations(found, is_quick=options.quick)
-    print(json.dumps({**found, "violations": broken}))
-    return 1 if broken else 0
+    return told(found, violations(found, is_quick=options.quick))
 
 
 if __name__ == "__main__":

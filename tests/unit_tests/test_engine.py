@@ -1,6 +1,7 @@
 """Golden tests of the engine on a random model: reuse changes the time, never the answer."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -373,3 +374,25 @@ def test_a_build_and_growth_at_once_make_two_plans(engine: Engine) -> None:
     engine.build(questions=QUESTIONS, retriever=search, num_clusters=3, max_pins=1, pca_dim=8)
     engine.flush()
     assert engine.check().is_clean, engine.check().problems
+
+
+def test_a_store_is_its_owners_alone(open_engine: Callable[..., Engine], tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        engine = open_engine()
+        build_and_warm(engine)
+        engine.answers  # noqa: B018
+        engine.flush()
+        inner = tmp_path / "store/chroma"
+        # Chroma writes as it likes while it is open; its folder keeps others out.
+        open_to_others = [p for p in wide(tmp_path / "store") if inner not in p.parents]
+        assert open_to_others == []
+        engine.close()
+        assert wide(tmp_path / "store") == []
+    finally:
+        os.umask(before)
+
+
+def wide(folder: Path) -> list[Path]:
+    """Return what others than the owner may read, write or enter."""
+    return [p for p in (folder, *folder.rglob("*")) if p.stat().st_mode & 0o077]

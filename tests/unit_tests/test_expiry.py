@@ -9,7 +9,7 @@ import pytest
 
 from centroidkv import Engine
 from centroidkv.answers import Answer
-from centroidkv.errors import ConfigError
+from centroidkv.errors import ConfigError, StoreError
 from word_bank import QUESTIONS, ask, build_and_warm
 
 ASKED = "did Zebulon Quibble of 12 Nowhere Lane win at the races"
@@ -120,3 +120,19 @@ def test_a_manifest_of_before_counts_from_now(
 def test_a_time_to_live_is_a_number(wrong: object, open_engine: Callable[..., Engine]) -> None:
     with pytest.raises(ConfigError, match="ttl_s"):
         open_engine(ttl_s=wrong)
+
+
+def test_what_cannot_be_swept_is_not_served(
+    store: Path, open_engine: Callable[..., Engine]
+) -> None:
+    shift(store, -2 * DAY)
+    (store / "forgetting").write_text("where a folder is needed")
+    engine = open_engine(ttl_s=DAY, **OPTIONS)
+    done = engine.generate(PROMPT, max_tokens=4)
+    assert (done.usage.outcome, done.usage.reused_tokens) == ("bypass", 0)
+    with pytest.raises(StoreError, match="too old"):
+        _ = engine.answers
+    (store / "forgetting").unlink()
+    again = engine.generate(PROMPT, max_tokens=4)
+    assert (again.usage.outcome, again.token_ids) == ("miss", done.token_ids)
+    assert engine.answers.get("1") is None

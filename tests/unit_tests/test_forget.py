@@ -1,5 +1,6 @@
 """Forgetting: what was asked is gone from every place and from every byte, and nothing else is."""
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,3 +169,14 @@ def test_what_was_searched_for_is_a_word(engine: Engine) -> None:
     assert engine.export(question="is right").counts.get("blocks", 0) == 0
     assert engine.export(question="his right").counts.get("blocks", 0) == 0
     assert engine.export(question="is this RIGHT").counts["blocks"] > 0
+
+
+def test_rows_whose_bits_changed_go_too(asked: Engine, tmp_path: Path) -> None:
+    for name, table in (("history", "seen"), ("answers", "answers")):
+        db = sqlite3.connect(tmp_path / f"store/{name}.sqlite", isolation_level=None)
+        changed = db.execute(f"UPDATE {table} SET question = replace(question, 'Lane', 'Lame')")
+        assert changed.rowcount > 0
+        db.close()
+    assert asked.forget(question=SECRET).is_proven
+    asked.close()
+    assert traces(tmp_path, "Zebulon") == []

@@ -3,13 +3,16 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 import pytest
 
 from centroidkv import Engine
+from centroidkv.decoding import Sampling
 from centroidkv.kv.bandwidth import Meter
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.request import Request
 from centroidkv.types import KVBlock, Usage
 
 PROMPT = "".join(
@@ -135,3 +138,15 @@ def _slow(engine: Engine, piece_s: float, block_s: float) -> None:
     for _ in range(8):  # at the same time: each has an eighth of the link
         engine.store.prefill_speed.timed(256, piece_s)
         meter.timed("disk", size, 8 * block_s)
+
+
+def test_looking_again_counts_its_own_time_alone(open_engine: Callable[..., Engine]) -> None:
+    engine = open_engine()
+    engine.generate(PROMPT, max_tokens=1)
+    answering = engine._policies.exact
+    run = answering.prepare(Request(PROMPT, Sampling()))
+    with closing(engine.model.open_sequence(2048)) as sequence:
+        run.prefill_s, run.load_s = 5.0, 1.0  # of a first look, which computed a part
+        answering._restorer.look_again(run, sequence)
+        assert sequence.num_tokens > 900
+    assert 1.0 < run.load_s < 5.0 == run.prefill_s

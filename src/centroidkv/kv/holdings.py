@@ -140,7 +140,7 @@ class Holdings:
     def _loose_files(self, found: Mapping[str, Node]) -> Iterator[Node]:
         """Yield blocks whose file is there and whose row is not, as a kill may leave them."""
         for path in list(self._blocks.disk.files()):
-            if path.stem in found or self._manifest.has(path.stem):
+            if path.stem in found or self._manifest.get(path.stem) is not None:
                 continue
             try:
                 s = load_block(path)

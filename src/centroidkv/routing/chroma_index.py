@@ -32,6 +32,7 @@ from centroidkv.routing.index_folder import (
     erase_folder,
     prepare_folder,
     scrub_file,
+    shield,
     zero_unused,
 )
 from centroidkv.routing.memory_index import MemoryIndex
@@ -298,6 +299,7 @@ class EmbeddedChroma:
             try:
                 client.close()
                 zero_unused(self._folder)
+                shield(self._folder)
                 if self._is_sound:
                     write_atomic(
                         self._folder.with_name("chroma.digest"), digest_of(self._folder).encode()

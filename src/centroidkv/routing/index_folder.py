@@ -24,6 +24,7 @@ __all__ = [
     "erase_folder",
     "prepare_folder",
     "scrub_file",
+    "shield",
     "zero_unused",
 ]
 
@@ -66,6 +67,12 @@ def embedded_faults(folder: Path) -> list[str]:
         # In use by its owner, or not ours to lock.
         pass
     return []
+
+
+def shield(folder: Path) -> None:
+    """Leave a folder and all in it to its owner alone, whatever mode the native code gave them."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def zero_unused(folder: Path) -> None:
