@@ -60,6 +60,8 @@ _log = logging.getLogger("centroidkv")
 FORMAT = 1
 # What waits to be written holds KV: a quarter of the memory budget, and room for some blocks.
 LEAST_QUEUE_BYTES = 16 << 20
+# What the files of an open store need at the least before anything is stored.
+PROBE_BYTES = 256 << 10
 
 __all__ = ["Store"]
 
@@ -274,8 +276,10 @@ def _check_format(marker: Path) -> None:
 def _is_writable(folder: Path) -> bool:
     probe = folder / ".probe"
     try:
-        probe.write_bytes(b"")
-        probe.unlink()
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         _log.warning("%s is not writable (%s); it is used read-only", folder, error.strerror)
         return False

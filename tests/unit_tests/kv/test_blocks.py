@@ -1,5 +1,6 @@
 """Block ids are fixed for ever, and the longest prefix is that of a naive search."""
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from centroidkv.errors import CacheFull
 from centroidkv.kv.blocks import (
     BLOCK_TOKENS,
     Match,
@@ -134,6 +136,22 @@ def test_the_longest_prefix_on_disk_is_that_of_a_naive_search(stored, prompt) ->
         assert_is_a_block_table(match, prompt)
         assert all(store.get(s.id) is not None for s in match.steps)
         store.close()
+
+
+@given(st.lists(sequences, max_size=5), sequences, st.integers(4, 40))
+@settings(max_examples=25, deadline=None)
+def test_the_longest_prefix_after_evictions_is_that_of_what_is_left(stored, prompt, kib) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        disk = DiskBlocks(Path(folder), budget_bytes=kib << 10)
+        for tokens in stored:
+            with contextlib.suppress(CacheFull):
+                store_sequence(disk, tokens)
+        chains = (disk.manifest.chain(row.id) for row in disk.manifest.rows())
+        left = [[t for row in rows for t in row.token_ids] for rows in chains]
+        match = longest_prefix(disk, NAMESPACE, prompt)
+        assert match.num_tokens == naive_prefix(left, prompt)
+        assert_is_a_block_table(match, prompt)
+        disk.close()
 
 
 @pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 128, 129])
