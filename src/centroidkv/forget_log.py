@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from centroidkv.files import write_atomic
+from centroidkv.files import UNFINISHED, write_atomic
 from centroidkv.privacy_wanted import Wanted
 
 _log = logging.getLogger("centroidkv")
@@ -42,7 +42,7 @@ class ForgetLog:
         """Let one process forget at a time; clear away what was killed while it was written."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         with FileLock(self._folder / "lock", mode=0o600):
-            for half in self._folder.glob(".writing-*"):
+            for half in self._folder.glob(f"{UNFINISHED}*"):
                 half.unlink(missing_ok=True)
             yield
 
@@ -70,4 +70,4 @@ class ForgetLog:
     @property
     def has_remains(self) -> bool:
         """Tell whether anything was begun and not ended, without a lock."""
-        return any(self._folder.glob("*.json")) or any(self._folder.glob(".writing-*"))
+        return any(self._folder.glob("*.json")) or any(self._folder.glob(f"{UNFINISHED}*"))

@@ -4,7 +4,9 @@ Owns the order in which they are told. Does not know what they do with it.
 """
 
 import logging
+import operator
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from centroidkv.config import EngineConfig
@@ -38,11 +40,7 @@ class Observers:
         self.tell_waiting()
 
     def routed(self, seen: RouteSeen) -> None:
-        for number, observer in enumerate(self._observers):
-            try:
-                observer.routed(seen)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is not the request's
-                self._report(number, error)
+        self._each(operator.methodcaller("routed", seen))
 
     def answered(self, seen: RequestSeen) -> None:
         self._waiting.append(seen)
@@ -58,12 +56,12 @@ class Observers:
                 seen = self._waiting.popleft()
             except IndexError:
                 return
-            self._tell(seen)
+            self._each(operator.methodcaller("answered", seen))
 
-    def _tell(self, seen: RequestSeen) -> None:
+    def _each(self, tell: Callable[[Observer], None]) -> None:
         for number, observer in enumerate(self._observers):
             try:
-                observer.answered(seen)
+                tell(observer)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is not the request's
                 self._report(number, error)
 
