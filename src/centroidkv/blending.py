@@ -42,7 +42,7 @@ class BlendAnswering:
         self._learner = learner
         self.passages = PassageStore(store.blocks, learner.namespace)
         path = store.path / "heads" / f"{learner.namespace[-16:]}.json"
-        self.heads = PromptHeads(path, read_only=store.read_only)
+        self.heads = PromptHeads(path, read_only=store.read_only, vault=store.vault)
         model = cast("BlendingModel", answering.model)  # the gate lets no other through
         self.passage_learner = PassageLearner(store, model, self.passages, self.heads)
         share = None if self._config.blend_share == "auto" else self._config.blend_share

@@ -38,7 +38,7 @@ def calibrate(
     )
     path = _path(store, namespace)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    fitted.save(path)
+    fitted.save(path, store.vault)
     return fitted
 
 
@@ -48,7 +48,7 @@ def calibration_of(store: Store, embedder: Embedder, namespace: str) -> Calibrat
     if not path.exists():
         return None
     try:
-        return Calibration.load(path, embedder_fingerprint=embedder.fingerprint)
+        return Calibration.load(path, embedder_fingerprint=embedder.fingerprint, vault=store.vault)
     except CacheError as error:
         _log.warning("the calibration cannot be used, calibrate again: %s", error)
         return None

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 from centroidkv.errors import IndexUnavailable
 from centroidkv.protocols import CentroidIndex
 from centroidkv.routing.index_server import IndexServer, answers
+from centroidkv.routing.memory_index import MemoryIndex
 from centroidkv.routing.plan import Plan
 
 if TYPE_CHECKING:
     from centroidkv.routing.chroma_index import EmbeddedChroma
 
-__all__ = ["Centroids", "EmbeddedCentroids", "ServedCentroids"]
+__all__ = ["Centroids", "EmbeddedCentroids", "ScannedCentroids", "ServedCentroids"]
 
 
 class Centroids(Protocol):
@@ -81,10 +82,31 @@ class EmbeddedCentroids:
     def close(self) -> None: ...
 
 
-class ServedCentroids:
-    """A Chroma server that several processes share."""
+class ScannedCentroids:
+    """The centroids of an encrypted store: searched in memory, since Chroma writes them in clear.
 
-    def __init__(self, url: str, count: Callable[[str], object]) -> None:
+    Opened like the index of any plan, and made from the plan each time.
+    """
+
+    server_state = None
+
+    def open(self, plan: Plan) -> CentroidIndex:
+        index = MemoryIndex()
+        index.put(plan.clusters, plan.reduced())
+        return index
+
+    def drop(self, plan_id: str) -> None: ...
+
+    def erase(self, plan_ids: Sequence[str]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class ServedCentroids:
+    """A Chroma server that several processes share; `with_texts` tells it representatives too."""
+
+    def __init__(self, url: str, count: Callable[[str], object], *, with_texts: bool) -> None:
+        self._with_texts = with_texts
         self._server = IndexServer(url, self._connected, count)
 
     @property
@@ -94,7 +116,7 @@ class ServedCentroids:
     def _connected(self, plan: Plan) -> CentroidIndex:
         from centroidkv.routing.chroma_index import open_server
 
-        return open_server(self._server.url, plan)
+        return open_server(self._server.url, plan, with_texts=self._with_texts)
 
     def open(self, plan: Plan) -> CentroidIndex:
         return self._server.open(plan)

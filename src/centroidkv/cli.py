@@ -13,6 +13,7 @@ from typing import Any
 
 from centroidkv import __version__, cli_precision, cli_privacy, cli_versions
 from centroidkv.chat_logs import read_chat_log
+from centroidkv.cli_privacy import variable
 from centroidkv.cli_versions import Console, measured
 from centroidkv.closing import Terminated, interrupted_by_sigterm
 from centroidkv.config import EngineConfig
@@ -82,7 +83,7 @@ def _build(options: argparse.Namespace) -> int:
             num_clusters=options.clusters,
             show_progress=not options.json,
         )
-        base.save(engine.store.path)
+        base.save(engine.store.path, engine.store.vault)
         warmed = engine.warm(
             lambda q: _answer(engine, base, q, max_tokens=1), show_progress=not options.json
         )
@@ -99,7 +100,7 @@ def _build(options: argparse.Namespace) -> int:
 
 def _ask(options: argparse.Namespace) -> int:
     with _open(options, create=False) as engine:
-        base = KnowledgeBase.load(engine.store.path, engine.router.embedder)
+        base = _base_of(engine)
         done = _answer(
             engine,
             base,
@@ -129,7 +130,8 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    store = Store.open(options.store, EngineConfig(chroma=options.chroma), create=False)
+    config = EngineConfig(chroma=options.chroma, encryption_key=options.encryption_key)
+    store = Store.open(options.store, config, create=False)
     try:
         found = store_stats(store)
     finally:
@@ -146,7 +148,8 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    store = Store.open(options.store, EngineConfig(chroma=options.chroma), create=False)
+    config = EngineConfig(chroma=options.chroma, encryption_key=options.encryption_key)
+    store = Store.open(options.store, config, create=False)
     try:
         report = check_store(store, repair=options.repair)
     finally:
@@ -157,6 +160,10 @@ def _check(options: argparse.Namespace) -> int:
     )
     _print(options, {**asdict(report), "is_clean": report.is_clean}, "\n".join(lines))
     return 0 if report.is_clean or options.repair else 1
+
+
+def _base_of(engine: Engine) -> KnowledgeBase:
+    return KnowledgeBase.load(engine.store.path, engine.router.embedder, engine.store.vault)
 
 
 def _answer(
@@ -184,7 +191,8 @@ def _render(passages: Sequence[Passage], question: str) -> list[Message]:
 def _open(options: argparse.Namespace, *, create: bool = True) -> Engine:
     if not create:
         # Looked for before the model is loaded, which takes longer than a typing error should.
-        Store.open(options.store, EngineConfig(memory_budget_bytes=0), create=False).close()
+        config = EngineConfig(memory_budget_bytes=0, encryption_key=options.encryption_key)
+        Store.open(options.store, config, create=False).close()
     return Engine.open(
         options.store,
         model=options.model,
@@ -193,6 +201,7 @@ def _open(options: argparse.Namespace, *, create: bool = True) -> Engine:
         kv_precision=options.kv_precision,
         chroma=options.chroma,
         remote=getattr(options, "remote", None),
+        encryption_key=options.encryption_key,
     )
 
 
@@ -271,6 +280,9 @@ def _command(
     added.set_defaults(run=run)
     added.add_argument("--store", type=Path, required=needs_store, help="the store folder")
     added.add_argument("--json", action="store_true", help="print JSON, for programs")
+    added.add_argument(
+        "--encryption-key", type=variable, help="of an encrypted store: env:NAME of a variable"
+    )
     return added
 
 

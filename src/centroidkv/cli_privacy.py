@@ -1,6 +1,6 @@
-"""The command line's part for privacy: what is held, and forgetting it.
+"""The command line's part for privacy: what is held, forgetting it, and the key it lies under.
 
-Both need the model and the embedder that the store was built with: KV is searched as text.
+The first two need the model and the embedder that the store was built with: KV is searched as text.
 """
 
 import argparse
@@ -13,17 +13,27 @@ from centroidkv.cli_versions import Command, Console
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
 from centroidkv.files import write_atomic
+from centroidkv.secret_keys import secret_bytes
+from centroidkv.store_marker import change_key
 
 EXAMPLES = """  centroidkv export --store ./kv-store --question "Is my card lost?" --out held.json
   centroidkv forget --store ./kv-store --question "Is my card lost?" --yes
+  centroidkv rekey --store ./kv-store --encryption-key env:OLD_KEY --new-key env:NEW_KEY
 """
 
-__all__ = ["EXAMPLES", "register"]
+__all__ = ["EXAMPLES", "register", "variable"]
+
+
+def variable(text: str) -> str:
+    """Accept `env:NAME` alone: whoever lists processes would read a key on a command line."""
+    if not text.startswith("env:") or text == "env:":
+        raise argparse.ArgumentTypeError("give env:NAME of a variable that holds the key")
+    return text
 
 
 def register(command: Command, console: Console) -> None:
     """Add the commands to the parser that `command` makes parsers of."""
-    first, second = (line.strip() for line in EXAMPLES.splitlines())
+    first, second, third = (line.strip() for line in EXAMPLES.splitlines())
     export = command(
         "export",
         lambda options: _export(console, options),
@@ -40,6 +50,8 @@ def register(command: Command, console: Console) -> None:
     forget.add_argument("--older-than-days", type=float, help="not stored or asked since")
     forget.add_argument("--everything", action="store_true", help="all that the tenant has")
     forget.add_argument("--yes", action="store_true", help="do not ask first")
+    rekey = command("rekey", lambda o: _rekey(console, o), "open a store with another key", third)
+    rekey.add_argument("--new-key", type=variable, required=True, help="env:NAME of a variable")
     for parser in (export, forget):
         parser.add_argument("--question")
         parser.add_argument("--passage", help="its id or its text")
@@ -85,6 +97,17 @@ def _forget(console: Console, options: argparse.Namespace) -> int:
     lines = [f"forgotten: {told}", f"{proof} ({report.seconds:.1f} s)", *report.problems]
     console.show(options, report.as_dict(), "\n".join(lines))
     return 0 if report.is_proven else 1
+
+
+def _rekey(console: Console, options: argparse.Namespace) -> int:
+    old = secret_bytes(options.encryption_key, "--encryption-key")
+    new = secret_bytes(options.new_key, "--new-key")
+    if old is None or new is None:
+        raise ConfigError("give the key of now, too: --encryption-key env:NAME")
+    change_key(options.store, old, new)
+    text = f"{options.store} opens with the new key; what it holds was not written again"
+    console.show(options, {"store": str(options.store)}, text)
+    return 0
 
 
 def _require_yes(options: argparse.Namespace) -> None:

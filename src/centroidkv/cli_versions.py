@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from centroidkv.config import EngineConfig
 from centroidkv.engine import Engine
 from centroidkv.figures import Figures
 from centroidkv.knowledge import KnowledgeBase, read_passages
@@ -89,7 +90,7 @@ def _own_chain(console: Console, engine: Engine) -> tuple[Any, Any]:
     """Return the command line's chain and retriever, where the store holds its passages."""
     if not KnowledgeBase.is_in(engine.store.path):
         return None, None
-    kept = KnowledgeBase.load(engine.store.path, engine.router.embedder)
+    kept = KnowledgeBase.load(engine.store.path, engine.router.embedder, engine.store.vault)
     return lambda q: console.answer(engine, kept, q), lambda q: kept.search(q, 16)
 
 
@@ -123,7 +124,7 @@ def _refresh(console: Console, options: argparse.Namespace) -> int:
             lambda q: console.answer(engine, base, q),
             show_progress=not options.json,
         )
-        base.save(engine.store.path)
+        base.save(engine.store.path, engine.store.vault)
     console.show(
         options,
         asdict(report),
@@ -135,7 +136,9 @@ def _refresh(console: Console, options: argparse.Namespace) -> int:
 
 
 def _versions(console: Console, options: argparse.Namespace) -> int:
-    store = Store.open(options.store, create=False)
+    store = Store.open(
+        options.store, EngineConfig(encryption_key=options.encryption_key), create=False
+    )
     try:
         found = Versions(store, plan_namespace_of(store)).kept()
     finally:
@@ -183,7 +186,9 @@ def _rollback(console: Console, options: argparse.Namespace) -> int:
 def _switched(
     console: Console, options: argparse.Namespace, switch: Callable[[Versions], object]
 ) -> int:
-    store = Store.open(options.store, create=False)
+    store = Store.open(
+        options.store, EngineConfig(encryption_key=options.encryption_key), create=False
+    )
     try:
         versions = Versions(store, plan_namespace_of(store))
         switch(versions)

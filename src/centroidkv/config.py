@@ -80,6 +80,10 @@ class EngineConfig(Settings):
     `tenant_secret`, known to the server alone, makes ids of tenants that nobody can derive from
     their names: 32 bytes in base64, or `env:NAME`. With another one, nothing stored is found.
 
+    `encryption_key` encrypts what a new store holds, and opens it again: like `tenant_secret`, 32
+    bytes in base64 or `env:NAME`. Centroids are then searched in memory, unless `chroma` names a
+    server, and a `remote` without a key of its own is sealed with this one.
+
     `metrics` collects Prometheus metrics; a port number also serves them on 127.0.0.1. `traces`
     makes OpenTelemetry spans, by the global tracer provider or one that is given. `json_logs`
     writes a line for each request to the logger `centroidkv.requests`, or to the file named.
@@ -123,6 +127,7 @@ class EngineConfig(Settings):
     ttl_s: float | None = None
     redact: Callable[[str], str] | None = None
     tenant_secret: str | None = field(default=None, repr=False)
+    encryption_key: str | None = field(default=None, repr=False)
     metrics: bool | int = False
     traces: Any = False
     json_logs: bool | str | Path = False
@@ -183,8 +188,17 @@ class EngineConfig(Settings):
             self.redact is None or callable(self.redact),
             f"redact must be a function from text to text, or None, not {self.redact!r}",
         )
-
         secret_bytes(self.tenant_secret, "tenant_secret")
+        secret_bytes(self.encryption_key, "encryption_key")
+
+    @property
+    def encryption_key_bytes(self) -> bytes | None:
+        """The key that stores are opened with, None for none.
+
+        Raises:
+            ConfigError: There is no such variable, or it is no key.
+        """
+        return secret_bytes(self.encryption_key, "encryption_key")
 
     @property
     def tenant_key(self) -> str:

@@ -1,7 +1,8 @@
 """Earlier answers as drafts: by the very same prompt, and by the cluster its question belongs to.
 
-A SQLite file in the store folder; holds token ids in clear, readable by the owner only. What it
-gives is verified by the model before it counts, so a wrong or foreign row costs time at most.
+A SQLite file in the store folder, readable by the owner only; answers go through a vault, which may
+seal them. What it gives is verified by the model before it counts, so a wrong or foreign row costs
+time at most.
 """
 
 import hashlib
@@ -12,10 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from centroidkv.errors import CacheCorrupt
 from centroidkv.kv.blocks import pack, unpack
 from centroidkv.sqlite_files import open_or_begin
 from centroidkv.sqlite_scrubbing import ages_of, erasing, scrub
 from centroidkv.types import Drafts
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 _log = logging.getLogger("centroidkv")
 
@@ -29,6 +32,7 @@ CREATE TABLE IF NOT EXISTS drafts (
 );
 CREATE INDEX IF NOT EXISTS of_cluster ON drafts (namespace, cluster, number);
 """ + ages_of("drafts")
+_PROMPT, _ANSWER = "drafts.prompt", "drafts.answer"
 
 __all__ = ["DraftStore", "Kept"]
 
@@ -45,15 +49,18 @@ class Kept:
 class DraftStore:
     """Answers of one KV namespace, the newest first to be guessed from. Safe for many threads."""
 
-    def __init__(self, path: Path, namespace: str, *, quarantine: Path) -> None:
+    def __init__(
+        self, path: Path, namespace: str, *, quarantine: Path, vault: Vault = IN_THE_CLEAR
+    ) -> None:
         self._namespace = namespace
+        self._vault = vault
         self._lock = threading.Lock()
         self._warned = False
         self._db = open_or_begin(path, _SCHEMA, quarantine=quarantine)
 
     def find(self, prompt: Sequence[int], cluster: str) -> Drafts:
         """Return what an answer may be guessed from: at the least, the prompt."""
-        key = _key(prompt)
+        key = self._key(prompt)
         try:
             with self._lock:
                 same = self._db.execute(
@@ -70,12 +77,21 @@ class DraftStore:
         except sqlite3.Error as error:
             self._failed(error)
             return Drafts(tuple(prompt))
-        answers = tuple(unpack(answer) for (answer,) in reversed(rows))
-        return Drafts(tuple(prompt), unpack(same[0]) if same else (), answers)
+        answers = tuple(self._tokens(answer) for (answer,) in reversed(rows))
+        return Drafts(tuple(prompt), self._tokens(same[0]) if same else (), answers)
+
+    def _tokens(self, answer: object) -> tuple[int, ...]:
+        try:
+            return unpack(self._vault.take(answer, _ANSWER))
+        except (CacheCorrupt, ValueError):
+            return ()  # damaged: nothing is guessed from it
+
+    def _key(self, prompt: Sequence[int]) -> bytes:
+        return self._vault.put(hashlib.sha256(pack(prompt)).digest(), _PROMPT)
 
     def keep(self, prompt: Sequence[int], cluster: str, answer: Sequence[int]) -> None:
         """Keep an answer; an older one to the same prompt is replaced, and the oldest go."""
-        row = (self._namespace, _key(prompt), cluster, pack(answer))
+        row = (self._namespace, self._key(prompt), cluster, self._vault.put(pack(answer), _ANSWER))
         try:
             with self._lock:
                 self._db.execute("INSERT OR REPLACE INTO drafts VALUES (NULL, ?, ?, ?, ?)", row)
@@ -93,7 +109,7 @@ class DraftStore:
         limit = float("inf") if before_s is None else before_s
         with self._lock:
             rows = [r for n in namespaces for r in self._db.execute(query, (n, limit)).fetchall()]
-        return [Kept(number, unpack(answer), stored_s) for number, answer, stored_s in rows]
+        return [Kept(number, self._tokens(answer), stored_s) for number, answer, stored_s in rows]
 
     def forget(self, drafts: Sequence[Kept]) -> None:
         """Remove drafts."""
@@ -121,7 +137,3 @@ class DraftStore:
         if not self._warned:
             self._warned = True
             _log.warning("answers are decoded without drafts: %s", error)
-
-
-def _key(prompt: Sequence[int]) -> bytes:
-    return hashlib.sha256(pack(prompt)).digest()

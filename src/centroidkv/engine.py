@@ -307,7 +307,7 @@ class Engine(Care):
             raise StoreError("kept answers are left alone: what is too old cannot be let go of")
         if self._answers is None:
             self.store.require_writable("keep answers")
-            self._answers = AnswerStore(self.store.path, self._plan_namespace)
+            self._answers = self.store.open_answers(self._plan_namespace)
         return self._answers
 
     # the end

@@ -14,8 +14,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from centroidkv.files import UNFINISHED, write_atomic
+from centroidkv.bounds import MOST_TEXT_BYTES, plain_json
+from centroidkv.errors import CacheError
+from centroidkv.files import UNFINISHED
 from centroidkv.privacy_wanted import Wanted
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 _log = logging.getLogger("centroidkv")
 
@@ -34,8 +37,9 @@ class Intent:
 class ForgetLog:
     """The forgettings of a store that are not finished."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, vault: Vault = IN_THE_CLEAR) -> None:
         self._folder = store / "forgetting"
+        self._vault = vault
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -49,7 +53,8 @@ class ForgetLog:
     def begin(self, tenant: str, wanted: Wanted) -> Intent:
         """Note what is to be forgotten."""
         path = self._folder / f"{uuid.uuid4().hex}.json"
-        write_atomic(path, json.dumps({"tenant": tenant, "wanted": wanted.as_dict()}).encode())
+        row = json.dumps({"tenant": tenant, "wanted": wanted.as_dict()})
+        self._vault.write(path, row.encode())
         return Intent(path, tenant, wanted)
 
     def end(self, intent: Intent) -> None:
@@ -61,9 +66,9 @@ class ForgetLog:
         found = []
         for path in sorted(self._folder.glob("*.json")):
             try:
-                row = json.loads(path.read_text("utf-8"))
+                row = plain_json(self._vault.read(path, MOST_TEXT_BYTES))
                 found.append(Intent(path, row["tenant"], Wanted.from_dict(row["wanted"])))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (CacheError, OSError, ValueError, KeyError, TypeError) as error:
                 _log.warning("%s cannot be read, forget it again: %s", path, error)
         return found
 

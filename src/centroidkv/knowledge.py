@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from centroidkv.bounds import one_line, plain_json
-from centroidkv.errors import ConfigError
-from centroidkv.files import read_text, write_atomic
+from centroidkv.bounds import MOST_TEXT_BYTES, one_line, plain_json
+from centroidkv.errors import CacheError, ConfigError
+from centroidkv.files import read_text
 from centroidkv.protocols import Embedder
 from centroidkv.types import FloatArray, Passage
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 __all__ = [
     "KnowledgeBase",
@@ -91,8 +92,12 @@ def read_passages(path: Path) -> list[Passage]:
     Raises:
         ConfigError: Not there, not UTF-8, not JSON, a key is missing, or nothing in it.
     """
+    return _passages(read_text(path), path)
+
+
+def _passages(text: str, path: Path) -> list[Passage]:
     passages: list[Passage] = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -101,13 +106,13 @@ def read_passages(path: Path) -> list[Passage]:
             raise ConfigError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict) or not {"id", "text"} <= row.keys():
             raise ConfigError(f"{path}, line {number}: needs an object with 'id' and 'text'")
-        text = row.pop("text")
-        if not isinstance(text, str):
-            raise ConfigError(f"{path}, line {number}: the text must be a string, not {text!r:.80}")
-        text = text.strip()
-        if not text:
+        own = row.pop("text")
+        if not isinstance(own, str):
+            raise ConfigError(f"{path}, line {number}: the text must be a string, not {own!r:.80}")
+        own = own.strip()
+        if not own:
             raise ConfigError(f"{path}, line {number}: the text is blank")
-        passages.append(Passage.of(text, row))
+        passages.append(Passage.of(own, row))
     if not passages:
         raise ConfigError(f"{path} holds no passages")
     return passages
@@ -154,13 +159,16 @@ class KnowledgeBase:
             found += [[self.passages[i] for i in row] for row in best]
         return found
 
-    def save(self, store: Path) -> None:
-        """Keep the passages in a store folder, so that `centroidkv ask` finds them."""
+    def save(self, store: Path, vault: Vault = IN_THE_CLEAR) -> None:
+        """Keep the passages in a store folder, so that `centroidkv ask` finds them.
+
+        They are written with the store's `vault`.
+        """
         rows = [
             json.dumps({"id": p.id, **p.metadata, "text": p.text}, ensure_ascii=False, default=str)
             for p in self.passages
         ]
-        write_atomic(store / FILE, ("\n".join(rows) + "\n").encode())
+        vault.write(store / FILE, ("\n".join(rows) + "\n").encode())
 
     @staticmethod
     def is_in(store: Path) -> bool:
@@ -168,11 +176,11 @@ class KnowledgeBase:
         return (store / FILE).exists()
 
     @classmethod
-    def load(cls, store: Path, embedder: Embedder) -> "KnowledgeBase":
-        """Read the passages of a store folder.
+    def load(cls, store: Path, embedder: Embedder, vault: Vault = IN_THE_CLEAR) -> "KnowledgeBase":
+        """Read the passages of a store folder with the store's `vault`.
 
         Raises:
-            ConfigError: It holds none: it was not built by the command line.
+            ConfigError: It holds none: it was not built by the command line; or they are damaged.
         """
         path = store / FILE
         if not path.exists():
@@ -180,7 +188,11 @@ class KnowledgeBase:
                 f"{store} holds no passages; build it with: "
                 f"centroidkv build --questions q.csv --passages p.jsonl --store {store}"
             )
-        return cls(read_passages(path), embedder)
+        try:
+            text = vault.read(path, MOST_TEXT_BYTES).decode("utf-8-sig")
+        except (CacheError, OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read ({error}); build the store again") from error
+        return cls(_passages(text, path), embedder)
 
 
 def _searched(passage: Passage) -> str:

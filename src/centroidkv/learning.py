@@ -20,7 +20,7 @@ from centroidkv.plan_config import PlanConfig
 from centroidkv.protocols import CausalModel, RunningSequence
 from centroidkv.redacting import Redactor
 from centroidkv.routing.growth import domain_near, grow
-from centroidkv.routing.history import History, Seen, open_history
+from centroidkv.routing.history import History, Seen
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.projection import identity
 from centroidkv.routing.router import Router
@@ -55,13 +55,10 @@ class Learner:
         self.figures: FigureFile | None = None
         self._drafts: DraftStore | None = None
         if not store.read_only:
-            quarantine = store.path / "quarantine"
-            path = store.path / "history.sqlite"
-            self.history = open_history(path, versions.namespace, quarantine=quarantine)
-            self.figures = FigureFile(store.path, quarantine=quarantine)
+            self.history = store.open_history(versions.namespace)
+            self.figures = FigureFile(store.path, quarantine=store.path / "quarantine")
             if store.config.drafts and model.grid_tokens == 1:
-                path = store.path / "drafts.sqlite"
-                self._drafts = DraftStore(path, self.namespace, quarantine=quarantine)
+                self._drafts = store.open_drafts(self.namespace)
 
     def close(self) -> None:
         for file in (self.history, self.figures, self._drafts):

@@ -18,8 +18,8 @@ from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow
 from centroidkv.pinning import PinnedCluster, pinned_clusters
 from centroidkv.remote_report import RemoteStats, remote_stats
-from centroidkv.routing.history import History, open_history
-from centroidkv.routing.plan import Plan, load_plan
+from centroidkv.routing.history import History
+from centroidkv.routing.plan import Plan
 from centroidkv.routing.pointer import read_pointer
 from centroidkv.routing.router import Router
 from centroidkv.store import Store
@@ -109,17 +109,17 @@ def store_stats(store: Store, router: Router | None = None) -> StoreStats:
 
 def _in_force(store: Store) -> Plan | None:
     """Return the plan in force of the embedder and tenant whose plan was written last."""
-    newest = _newest(store.plans.files())
+    newest = _newest(store)
     if newest is None:
         return None
     plan, _ = store.plans.in_force(newest.namespace)
     return plan or newest
 
 
-def _newest(plans: list[Path]) -> Plan | None:
-    for path in sorted(plans, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+def _newest(store: Store) -> Plan | None:
+    for path in sorted(store.plans.files(), key=lambda p: p.stat().st_mtime_ns, reverse=True):
         try:
-            return load_plan(path)
+            return store.plans.read(path)
         except CacheError as error:
             _log.warning("%s", error)
     return None
@@ -174,7 +174,7 @@ def _check_files(
         if not repair:
             continue
         try:
-            stored = load_block(path)
+            stored = load_block(path, disk.vault)
             sound = stored.id == path.stem == block_id(stored.parent, stored.token_ids)
         except (CacheError, OSError):
             sound = False
@@ -198,15 +198,14 @@ def _check_files(
 
 def _check_texts(store: Store, problems: list[str], repaired: list[str], *, repair: bool) -> None:
     """Look for rows of texts that are not what was written."""
-    quarantine = store.path / "quarantine"
-    opened: dict[str, Callable[[Path], History | AnswerStore]] = {
-        "history.sqlite": lambda path: open_history(path, "", quarantine=quarantine),
-        "answers.sqlite": lambda path: AnswerStore(path.parent, ""),
+    opened: dict[str, Callable[[str], History | AnswerStore]] = {
+        "history.sqlite": store.open_history,
+        "answers.sqlite": store.open_answers,
     }
     for name, opening in opened.items():
         if store.read_only or not (store.path / name).exists():
             continue
-        with closing(opening(store.path / name)) as file:
+        with closing(opening("")) as file:
             faults = file.faults()
             problems += faults
             if faults and repair:
@@ -260,7 +259,7 @@ def _check_server(
 def _check_plans(store: Store, problems: list[str], repaired: list[str], *, repair: bool) -> None:
     for path in store.plans.files():
         try:
-            load_plan(path)
+            store.plans.read(path)
         except CacheError as error:
             problems.append(str(error))
             if repair:

@@ -5,12 +5,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from centroidkv.bounds import MOST_TEXT_BYTES
 from centroidkv.figures import FigureFile, read_figures
-from centroidkv.files import write_atomic
 from centroidkv.kv.holdings import Holdings
 from centroidkv.privacy_report import Held
 from centroidkv.privacy_wanted import Wanted
 from centroidkv.types import Passage
+from centroidkv.vault import Vault
 
 __all__ = ["FiguresPlace", "PassageFilePlace", "QuarantinePlace"]
 
@@ -50,8 +51,9 @@ class PassageFilePlace:
 
     name = "passages"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vault: Vault) -> None:
         self._path = path
+        self._vault = vault
 
     def find(self, wanted: Wanted) -> list[Held]:
         return [Held(self.name, p.id, p.text) for _, p in self._rows() if wanted.is_passage(p)]
@@ -59,7 +61,8 @@ class PassageFilePlace:
     def _rows(self) -> Iterator[tuple[str, Passage]]:
         if not self._path.exists():
             return
-        for line in self._path.read_text("utf-8").splitlines():
+        text = self._vault.read(self._path, MOST_TEXT_BYTES).decode("utf-8")
+        for line in text.split("\n"):
             try:
                 row = json.loads(line)
                 yield line, Passage(str(row.get("id", "")), str(row.get("text", "")))
@@ -70,7 +73,7 @@ class PassageFilePlace:
         rows = list(self._rows())
         kept = [line for line, passage in rows if not wanted.is_passage(passage)]
         if len(kept) < len(rows):
-            write_atomic(self._path, "".join(f"{line}\n" for line in kept).encode())
+            self._vault.write(self._path, "".join(f"{line}\n" for line in kept).encode())
         return len(rows) - len(kept)
 
     def scrub(self) -> str | None:

@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from centroidkv.answers import AnswerStore
-from centroidkv.drafts import DraftStore
 from centroidkv.expiry import Aged, Expiry
 from centroidkv.forget_log import ForgetLog
 from centroidkv.kv.holdings import Holdings, note_owner, owner_of
@@ -29,9 +27,10 @@ from centroidkv.privacy_places import (
 from centroidkv.privacy_plans import PlansPlace
 from centroidkv.privacy_report import Place
 from centroidkv.protocols import CausalModel
-from centroidkv.routing.history import History, open_history
+from centroidkv.routing.history import History
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.router import Router
+from centroidkv.store import Store
 from centroidkv.versions import Versions
 
 _log = logging.getLogger("centroidkv")
@@ -64,7 +63,7 @@ def open_privacy(
         policies.flush()
         store.writer.flush()
 
-    return Privacy(store.config.tenant, places, ForgetLog(store.path), flush)
+    return Privacy(store.config.tenant, places, ForgetLog(store.path, store.vault), flush)
 
 
 def open_expiry(privacy: Privacy, learner: Learner) -> Expiry:
@@ -79,46 +78,45 @@ def _aged(learner: Learner, holdings: Holdings) -> Iterator[Aged]:
     yield holdings
     if learner.history is not None:
         yield learner.history
-    folder = learner.store.path
-    if (folder / "answers.sqlite").exists():
-        with contextlib.closing(AnswerStore(folder, learner.versions.namespace)) as answers:
+    store = learner.store
+    if (store.path / "answers.sqlite").exists():
+        with contextlib.closing(store.open_answers(learner.versions.namespace)) as answers:
             yield answers
-    path = folder / "drafts.sqlite"
-    if path.exists():
-        with contextlib.closing(DraftStore(path, "", quarantine=folder / "quarantine")) as drafts:
+    if (store.path / "drafts.sqlite").exists():
+        with contextlib.closing(store.open_drafts("")) as drafts:
             yield drafts
 
 
 def _kept_in_files(learner: Learner, model: CausalModel, holdings: Holdings) -> list[Place]:
-    folder = learner.store.path
+    store, folder = learner.store, learner.store.path
     places: list[Place] = []
     history = learner.history
     if history is not None:
         places.append(HistoryPlace(lambda: contextlib.nullcontext(history)))
-    places.append(AnswersPlace(folder, holdings, model))
-    places.append(DraftsPlace(folder / "drafts.sqlite", holdings, model))
+    places.append(AnswersPlace(store, holdings, model))
+    places.append(DraftsPlace(store, holdings, model))
     if learner.figures is not None:
         places.append(FiguresPlace(learner.figures, folder, holdings))
     if not learner.store.config.tenant:  # the command line's own, which knows no tenants
-        places.append(PassageFilePlace(folder / "passages.jsonl"))
+        places.append(PassageFilePlace(folder / "passages.jsonl", store.vault))
     places.append(QuarantinePlace(folder / "quarantine"))
     return places
 
 
 def _of_other_embedders(learner: Learner, holdings: Holdings) -> list[Place]:
     """Return the plans and questions that the tenant has of other embedders than the engine's."""
-    store, path = learner.store, learner.store.path / "history.sqlite"
+    store = learner.store
     places: list[Place] = []
     for namespace, model in holdings.namespaces().items():
         if not model and namespace != learner.versions.namespace:
             unrouted = Router(learner.router.embedder, store.open_index)
             places.append(PlansPlace(store, Versions(store, namespace), unrouted))
-            places.append(HistoryPlace(partial(_opened_history, path, namespace)))
+            places.append(HistoryPlace(partial(_opened_history, store, namespace)))
     return places
 
 
-def _opened_history(path: Path, namespace: str) -> AbstractContextManager[History]:
-    return contextlib.closing(open_history(path, namespace, quarantine=path.parent / "quarantine"))
+def _opened_history(store: Store, namespace: str) -> AbstractContextManager[History]:
+    return contextlib.closing(store.open_history(namespace))
 
 
 def _other_heads(learner: Learner, holdings: Holdings) -> list[Path]:

@@ -20,6 +20,7 @@ from centroidkv.prompt_heads import PromptHeads
 from centroidkv.protocols import CausalModel
 from centroidkv.routing.history import Asked, History
 from centroidkv.routing.records import RecordRing
+from centroidkv.store import Store
 from centroidkv.types import Passage, Record
 
 __all__ = [
@@ -185,8 +186,8 @@ class AnswersPlace:
 
     name = "answers"
 
-    def __init__(self, folder: Path, holdings: Holdings, model: CausalModel) -> None:
-        self._folder = folder
+    def __init__(self, store: Store, holdings: Holdings, model: CausalModel) -> None:
+        self._store = store
         self._holdings = holdings
         self._model = model
 
@@ -223,11 +224,11 @@ class AnswersPlace:
         return None if all(done) else _IN_USE.format("answers.sqlite")
 
     def _stores(self) -> Iterator[AnswerStore]:
-        if not (self._folder / "answers.sqlite").exists():
+        if not (self._store.path / "answers.sqlite").exists():
             return
         for namespace in self._holdings.namespaces():
             for own in (namespace, namespace_id("representatives", namespace)):
-                store = AnswerStore(self._folder, own)
+                store = self._store.open_answers(own)
                 try:
                     yield store
                 finally:
@@ -264,8 +265,8 @@ class DraftsPlace:
 
     name = "drafts"
 
-    def __init__(self, path: Path, holdings: Holdings, model: CausalModel) -> None:
-        self._path = path
+    def __init__(self, store: Store, holdings: Holdings, model: CausalModel) -> None:
+        self._store = store
         self._holdings = holdings
         self._model = model
 
@@ -294,9 +295,8 @@ class DraftsPlace:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[DraftStore | None]:
-        if not self._path.exists():
+        if not (self._store.path / "drafts.sqlite").exists():
             yield None
             return
-        quarantine = self._path.with_name("quarantine")
-        with contextlib.closing(DraftStore(self._path, "", quarantine=quarantine)) as drafts:
+        with contextlib.closing(self._store.open_drafts("")) as drafts:
             yield drafts

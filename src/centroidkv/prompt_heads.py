@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from centroidkv.bounds import plain_json, read_bounded
-from centroidkv.files import write_atomic
+from centroidkv.bounds import plain_json
+from centroidkv.errors import CacheError
 from centroidkv.types import common_prefix
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 _log = logging.getLogger("centroidkv")
 
@@ -36,11 +37,13 @@ class PromptHeads:
     Args:
         path: The file; a damaged or missing one is an empty one.
         read_only: Write nothing.
+        vault: What the file is read and written with.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, vault: Vault = IN_THE_CLEAR) -> None:
         self._path = None if read_only else path
-        self._heads = _read(path)
+        self._vault = vault
+        self._heads = _read(path, vault)
         self._recent: deque[Head] = deque(maxlen=MOST_RECENT)
         self._lock = threading.Lock()
 
@@ -99,7 +102,7 @@ class PromptHeads:
         if self._path is None:
             return
         try:
-            write_atomic(self._path, json.dumps([list(h) for h in self._heads]).encode())
+            self._vault.write(self._path, json.dumps([list(h) for h in self._heads]).encode())
         except OSError as error:
             _log.warning("the prompt's head could not be kept: %s", error)
 
@@ -109,14 +112,14 @@ def _shared(one: Head, other: Head) -> int:
     return shared if shared >= max(LEAST_TOKENS, min(len(one), len(other)) / 2) else 0
 
 
-def _read(path: Path) -> list[Head]:
+def _read(path: Path, vault: Vault) -> list[Head]:
     try:
-        rows = plain_json(read_bounded(path, _MOST_BYTES))
+        rows = plain_json(vault.read(path, _MOST_BYTES))
         heads = [tuple(int(t) for t in row) for row in rows]
         # An empty head would be found in front of every prompt.
         return [h for h in heads if len(h) >= LEAST_TOKENS][-MOST_HEADS:]
     except FileNotFoundError:
         return []
-    except (ArithmeticError, OSError, TypeError, ValueError) as error:
+    except (ArithmeticError, CacheError, OSError, TypeError, ValueError) as error:
         _log.warning("%s is damaged and begun anew: %s", path, error)
         return []

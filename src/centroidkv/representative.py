@@ -172,7 +172,7 @@ class Representatives:
     def _kept(self) -> AnswerStore:
         if self._answers is None:
             owner = namespace_id("representatives", self._namespace)
-            self._answers = AnswerStore(self._store.path, owner)
+            self._answers = self._store.open_answers(owner)
         return self._answers
 
     def _id(self, plan_id: str, cluster: int, key: str) -> str:

@@ -51,17 +51,20 @@ def read_any_text(db: sqlite3.Connection) -> None:
     db.text_factory = lambda raw: raw.decode("utf-8", "replace")
 
 
-def teach_digest(db: sqlite3.Connection) -> None:
-    """Let SQL of a connection call `row_digest(...)`, which the triggers need."""
-    db.create_function("row_digest", -1, _digest, deterministic=True)
+def teach_digest(db: sqlite3.Connection, key: bytes = b"") -> None:
+    """Let SQL of a connection call `row_digest(...)`, which the triggers need.
 
+    With a `key`, only who has it can make a digest that fits.
+    """
 
-def _digest(*values: object) -> bytes:
-    hasher = hashlib.blake2b(digest_size=8)
-    for value in values:
-        raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
-        hasher.update(len(raw).to_bytes(8, "little") + raw)
-    return hasher.digest()
+    def digest(*values: object) -> bytes:
+        hasher = hashlib.blake2b(digest_size=16 if key else 8, key=key)
+        for value in values:
+            raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+            hasher.update(len(raw).to_bytes(8, "little") + raw)
+        return hasher.digest()
+
+    db.create_function("row_digest", -1, digest, deterministic=True)
 
 
 class Checked:

@@ -18,11 +18,11 @@ IN_MEMORY = ":memory:"
 
 
 def open_to_write(
-    path: Path, schema: str, *, checked: Sequence[Checked] = ()
+    path: Path, schema: str, *, checked: Sequence[Checked] = (), digest_key: bytes = b""
 ) -> sqlite3.Connection:
     """Open a file, or make one that only its owner reads, and lay out what is missing of `schema`.
 
-    The tables that `checked` names get digests of their rows.
+    The tables that `checked` names get digests of their rows, keyed if there is a `digest_key`.
 
     `:memory:` is one that is not kept. The connection commits each statement by itself and may be
     used by one thread after another.
@@ -36,7 +36,7 @@ def open_to_write(
     connection = sqlite3.connect(path, check_same_thread=False, timeout=WAIT_S)
     try:
         connection.isolation_level = None
-        teach_digest(connection)
+        teach_digest(connection, digest_key)
         read_any_text(connection)
         _distrust(connection)
         connection.execute("PRAGMA journal_mode = WAL")

@@ -2,7 +2,7 @@
 
 ::
 
-    store.json          format version
+    store.json          format version; of an encrypted store, its key, sealed
     manifest.sqlite     which blocks exist, cluster prefixes, counters
     blocks/ab/ab….safetensors   one file per KV block
     plans/*.plan        one file per plan version
@@ -25,17 +25,17 @@
 
 import contextlib
 import copy
-import json
 import logging
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from centroidkv.centroids import Centroids, EmbeddedCentroids, ServedCentroids
+from centroidkv.answers import AnswerStore
+from centroidkv.centroids import Centroids, EmbeddedCentroids, ScannedCentroids, ServedCentroids
 from centroidkv.config import EngineConfig
+from centroidkv.drafts import DraftStore
 from centroidkv.errors import StoreError, StoreNotFound
-from centroidkv.files import UNFINISHED, write_atomic
 from centroidkv.health import StoreParts
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
@@ -51,13 +51,14 @@ from centroidkv.prefill_speed import PrefillSpeed
 from centroidkv.protocols import CentroidIndex
 from centroidkv.queueing import RequestQueue
 from centroidkv.remote_settings import RemoteSettings
+from centroidkv.routing.history import History, open_history
 from centroidkv.routing.plan import Plan, PlanFolder
 from centroidkv.single_flight import SingleFlight
+from centroidkv.store_marker import MARKER, create_store, open_vault
 from centroidkv.streaming import StreamingPolicy
 
 _log = logging.getLogger("centroidkv")
 
-FORMAT = 1
 # What waits to be written holds KV: a quarter of the memory budget, and room for some blocks.
 LEAST_QUEUE_BYTES = 16 << 20
 # What the files of an open store need at the least before anything is stored.
@@ -73,12 +74,14 @@ class Store:
         self.path = path
         self.config = config
         self.read_only = read_only
+        self.vault = open_vault(path, config.encryption_key_bytes)
         try:
             disk = DiskBlocks(
                 path,
                 budget_bytes=config.disk_budget_bytes,
                 read_only=read_only,
                 policy=config.eviction,
+                vault=self.vault,
             )
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"cannot open the store {path}: {error}") from error
@@ -87,7 +90,7 @@ class Store:
             budget_bytes=config.memory_budget_bytes - arenas, policy=config.eviction
         )
         self.blocks = TieredBlocks(memory, disk, _open_remote(config, disk))
-        self.plans = PlanFolder(path / "plans")
+        self.plans = PlanFolder(path / "plans", self.vault)
         self.writer = WriteBehind(
             budget_bytes=max(LEAST_QUEUE_BYTES, config.memory_budget_bytes // 4)
         )
@@ -113,30 +116,31 @@ class Store:
 
         Raises:
             StoreNotFound: There is none, and `create` is off.
-            StoreError: The path is something else, or of a newer format.
+            StoreError: The path is something else, of a newer format, or needs another key.
+            MissingExtra: There is a key, and `cryptography` is not installed.
         """
         folder, config = Path(path).expanduser(), config or EngineConfig()
-        marker = folder / "store.json"
-        if marker.exists():
-            _check_format(marker)
-        elif not create or config.read_only:
-            raise StoreNotFound(
-                f"there is no store at {folder}; make one with: "
-                f"centroidkv build --questions q.csv --passages p.jsonl --store {folder}"
-            )
-        else:
-            _create(folder, marker)
+        if not (folder / MARKER).exists():
+            if not create or config.read_only:
+                raise StoreNotFound(
+                    f"there is no store at {folder}; make one with: "
+                    f"centroidkv build --questions q.csv --passages p.jsonl --store {folder}"
+                )
+            create_store(folder, config.encryption_key_bytes)
         return cls(folder, config, read_only=config.read_only or not _is_writable(folder))
 
     def _open_centroids(self) -> Centroids:
+        if self.config.chroma is None and self.vault.is_sealed:
+            return ScannedCentroids()
         if self.config.chroma is None:
             return EmbeddedCentroids(self.path, read_only=self.read_only)
         manifest, writer = self.blocks.disk.manifest, self.writer
-        if self.read_only:
-            return ServedCentroids(self.config.chroma, lambda _: None)
-        return ServedCentroids(
-            self.config.chroma, lambda name: writer.submit(lambda: manifest.count([name]))
-        )
+
+        def count(name: str) -> None:
+            if not self.read_only:
+                writer.submit(lambda: manifest.count([name]))
+
+        return ServedCentroids(self.config.chroma, count, with_texts=not self.vault.is_sealed)
 
     def _open_observers(self, parts: StoreParts) -> Observers | None:
         try:
@@ -173,6 +177,36 @@ class Store:
             IndexUnavailable: Chroma is down, or another process has the folder open.
         """
         self.centroids.erase(plan_ids)
+
+    # files that are opened on demand
+
+    def open_history(self, namespace: str) -> History:
+        """Open the questions seen of a plan namespace; a damaged file is begun anew.
+
+        Raises:
+            sqlite3.Error: It cannot be opened.
+        """
+        quarantine = self.path / "quarantine"
+        return open_history(
+            self.path / "history.sqlite", namespace, quarantine=quarantine, vault=self.vault
+        )
+
+    def open_answers(self, namespace: str) -> AnswerStore:
+        """Open the kept answers of a namespace.
+
+        Raises:
+            StoreError: They cannot be read or written.
+        """
+        return AnswerStore(self.path, namespace, vault=self.vault)
+
+    def open_drafts(self, namespace: str) -> DraftStore:
+        """Open what answers of a KV namespace are guessed from; a damaged file is begun anew.
+
+        Raises:
+            sqlite3.Error: It cannot be opened.
+        """
+        path, quarantine = self.path / "drafts.sqlite", self.path / "quarantine"
+        return DraftStore(path, namespace, quarantine=quarantine, vault=self.vault)
 
     def require_writable(self, purpose: str) -> None:
         """Refuse what only makes sense when it can be kept.
@@ -233,44 +267,13 @@ def _open_remote(config: EngineConfig, disk: DiskBlocks) -> RemoteBlocks | None:
                 disk.manifest.count([name])
 
     settings = RemoteSettings.given(config.remote)
+    if settings.key is None and config.encryption_key is not None:
+        settings = replace(settings, key=config.encryption_key)
     try:
         return open_remote(settings, count=count, standing=disk.manifest.standing)
     except BaseException:
         disk.close()
         raise
-
-
-def _create(folder: Path, marker: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
-        raise StoreError(
-            f"{folder} exists and is not a centroidkv store; give an empty or a new folder"
-        )
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        write_atomic(marker, json.dumps({"format": FORMAT}).encode())
-    except OSError as error:
-        raise StoreError(f"cannot create a store at {folder}: {error.strerror}") from error
-
-
-def _is_foreign(path: Path) -> bool:
-    """Tell a file of somebody else's from what a process left that was killed in `_create`."""
-    return not path.name.startswith(UNFINISHED)
-
-
-def _check_format(marker: Path) -> None:
-    try:
-        found = json.loads(marker.read_text("utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{marker} cannot be read ({error}); if this is a store, write "
-            f'{{"format": {FORMAT}}} into that file'
-        ) from error
-    if found != FORMAT:
-        raise StoreError(
-            f"{marker.parent} has store format {found}, this version reads {FORMAT}; "
-            "use the version that wrote it, or build a new store"
-        )
 
 
 def _is_writable(folder: Path) -> bool:

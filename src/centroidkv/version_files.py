@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
-from centroidkv.answers import AnswerStore
 from centroidkv.errors import CacheError, ConfigError, StoreError
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.pointer import Pointer
@@ -158,7 +157,7 @@ class VersionFiles:
         self._store.drop_index(plan_id)
         self._store.blocks.disk.manifest.drop_prefixes(plan_id)
         if (self._store.path / "answers.sqlite").exists():
-            answers = AnswerStore(self._store.path, self.namespace)
+            answers = self._store.open_answers(self.namespace)
             try:
                 answers.delete_scope(plan_id)
             finally:

@@ -6,7 +6,6 @@ from typing import Literal
 
 from centroidkv.errors import CacheError, ConfigError
 from centroidkv.figures import Figures, read_figures
-from centroidkv.routing.plan import load_plan
 from centroidkv.routing.pointer import Pointer
 from centroidkv.store import Store
 
@@ -96,7 +95,7 @@ def plan_namespace_of(store: Store) -> str:
     found = set()
     for path in store.plans.files():
         try:
-            found.add(load_plan(path).namespace)
+            found.add(store.plans.read(path).namespace)
         except CacheError:
             continue
     if not found:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ["quickstart", "langchain", "llama_index", "kv-precision", "tiers", "privacy",
-          "observability"]  # fmt: skip
+          "observability", "security"]  # fmt: skip
 PAGES = ["README.md", *(f"docs/{guide}.md" for guide in GUIDES)]
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from centroidkv import Engine, Passage
+from centroidkv import vault as vault_module
 from centroidkv.answers import AnswerStore
 from centroidkv.kv.manifest import Manifest
-from centroidkv.routing import plan as plan_module
 from centroidkv.routing import pointer as pointer_module
 from centroidkv.routing.history import History
 from word_bank import PASSAGES, QUESTIONS, Built, ask, search
 
 WRITES = [
-    (plan_module, "write_atomic"),
+    (vault_module, "write_atomic"),
     (pointer_module, "write_atomic"),
     (Manifest, "copy_prefixes"),
     (Manifest, "drop_prefixes"),

@@ -17,12 +17,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from centroidkv.block_form import BlockForm
-from centroidkv.bounds import one_line, read_bounded
+from centroidkv.bounds import one_line
 from centroidkv.errors import CacheCorrupt, CacheMismatch
-from centroidkv.files import write_atomic
 from centroidkv.kv.blocks import pack, unpack
 from centroidkv.kv.levels import CODING, LEVELS, RAW, BlockCoder, CodedBlock, decoded
 from centroidkv.types import KVBlock
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 FORMAT = "centroidkv-block-1"
 CODED_FORMAT = "centroidkv-coded-1"
@@ -100,18 +100,23 @@ def save_block(
     ids: tuple[str, str, str],
     token_ids: Sequence[int],
     coder: BlockCoder = RAW,
+    vault: Vault = IN_THE_CLEAR,
 ) -> int:
     """Write a block atomically; `ids` are (id, parent, namespace). Return the file's bytes."""
-    return save_coded(path, coder.encode(block), ids=ids, token_ids=token_ids)
+    return save_coded(path, coder.encode(block), ids=ids, token_ids=token_ids, vault=vault)
 
 
 def save_coded(
-    path: Path, coded: CodedBlock, *, ids: tuple[str, str, str], token_ids: Sequence[int]
+    path: Path,
+    coded: CodedBlock,
+    *,
+    ids: tuple[str, str, str],
+    token_ids: Sequence[int],
+    vault: Vault = IN_THE_CLEAR,
 ) -> int:
     """Do as `save_block` with a block that is coded already."""
     header, tensors = _spelled(coded, ids, token_ids)
-    write_atomic(path, header, *(array.data for _, array in tensors))
-    return len(header) + sum(array.nbytes for _, array in tensors)
+    return vault.write(path, header, *(array.data.cast("B") for _, array in tensors))
 
 
 def block_bytes(
@@ -126,15 +131,15 @@ def block_bytes(
     return b"".join([header, *(array.tobytes() for _, array in tensors)])
 
 
-def load_block(path: Path) -> StoredBlock:
+def load_block(path: Path, vault: Vault = IN_THE_CLEAR) -> StoredBlock:
     """Read and verify a block file.
 
     Raises:
         CacheCorrupt: The file is truncated, altered or not one of ours.
-        CacheMismatch: The file was written by another format version.
+        CacheMismatch: The file was written by another format version, or not into this vault.
         OSError: There is no such file, it cannot be read, or is larger than any block.
     """
-    return parse_block(read_bounded(path, MAX_BLOCK_BYTES), str(path))
+    return parse_block(vault.read(path, MAX_BLOCK_BYTES), str(path))
 
 
 def parse_block(raw: bytes, where: str) -> StoredBlock:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from centroidkv.block_form import BlockForm
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
-from centroidkv.files import set_aside, write_atomic
+from centroidkv.files import set_aside
 from centroidkv.kv.bandwidth import Meter
 from centroidkv.kv.blocks import block_id, is_block_id, is_root
 from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_coded
@@ -20,6 +20,7 @@ from centroidkv.kv.eviction import Leases, leaves_to_evict
 from centroidkv.kv.manifest import BlockRow, Manifest
 from centroidkv.sqlite_checks import is_damage
 from centroidkv.types import KVBlock, common_prefix
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 _log = logging.getLogger("centroidkv")
 
@@ -30,11 +31,18 @@ class DiskBlocks:
     """Blocks on disk. See `BlockStore` for the contract."""
 
     def __init__(
-        self, folder: Path, *, budget_bytes: int, read_only: bool = False, policy: str = "lru"
+        self,
+        folder: Path,
+        *,
+        budget_bytes: int,
+        read_only: bool = False,
+        policy: str = "lru",
+        vault: Vault = IN_THE_CLEAR,
     ) -> None:
         self.folder = folder
         self.budget_bytes = budget_bytes
         self.read_only = read_only
+        self.vault = vault
         self._policy = policy
         self.coders: dict[str, BlockCoder] = {}  # by namespace: how new blocks are written
         self.forms: dict[str, BlockForm] = {}  # by namespace: what blocks have to look like
@@ -52,7 +60,7 @@ class DiskBlocks:
         """Open the manifest; a damaged one is set aside and made again from the block files."""
         path = self.folder / "manifest.sqlite"
         try:
-            manifest = Manifest(path, policy=self._policy, read_only=self.read_only)
+            manifest = self._manifest_at(path)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
@@ -61,20 +69,23 @@ class DiskBlocks:
             self._index_files(manifest)
         return manifest
 
+    def _manifest_at(self, path: Path) -> Manifest:
+        return Manifest(path, policy=self._policy, read_only=self.read_only, vault=self.vault)
+
     def _made_again(self, path: Path, error: Exception) -> Manifest:
         _log.warning("%s is damaged (%s); it is made again from the block files", path, error)
         if self.read_only:
-            manifest = Manifest(Path(":memory:"))
+            manifest = Manifest(Path(":memory:"), vault=self.vault)
         else:
             self.set_aside(path)
-            manifest = Manifest(path, policy=self._policy)
+            manifest = self._manifest_at(path)
         self._index_files(manifest)
         return manifest
 
     def _index_files(self, manifest: Manifest) -> None:
         for path in self.files():
             try:
-                stored = load_block(path)
+                stored = load_block(path, self.vault)
                 if stored.id != path.stem or stored.id != block_id(stored.parent, stored.token_ids):
                     raise CacheMismatch(str(path), expected=path.stem, found=stored.id)
             except (CacheError, OSError) as error:
@@ -133,7 +144,7 @@ class DiskBlocks:
             CacheError: The file is damaged, foreign or not what its row says.
             OSError: The file cannot be read.
         """
-        stored = load_block(path)
+        stored = load_block(path, self.vault)
         if (stored.id, stored.parent) != (row.id, row.parent):
             raise CacheMismatch(str(path), expected=row.id, found=stored.id)
         if stored.id != block_id(stored.parent, stored.token_ids):
@@ -200,7 +211,7 @@ class DiskBlocks:
         ids, coded = (own, parent, namespace), self.coders.get(namespace, RAW).encode(block)
         with self.leases.hold([parent]):
             self.make_room(coded.num_bytes + 4096)
-            size = save_coded(self.path(own), coded, ids=ids, token_ids=token_ids)
+            size = save_coded(self.path(own), coded, ids=ids, token_ids=token_ids, vault=self.vault)
             row = BlockRow(*ids, tuple(token_ids), size, coded.level)
             if not self._enter(row, self.path(own)):
                 return None
@@ -253,8 +264,8 @@ class DiskBlocks:
             return False
         with self.leases.hold([stored.parent]):
             self.make_room(len(raw))
-            write_atomic(self.path(own), raw)
-            if not self._enter(_row(stored, len(raw)), self.path(own)):
+            size = self.vault.write(self.path(own), raw)
+            if not self._enter(_row(stored, size), self.path(own)):
                 return False
             self.manifest.sent([own])
         self._supersede(old, own)

@@ -143,7 +143,7 @@ class Holdings:
             if path.stem in found or self._manifest.get(path.stem) is not None:
                 continue
             try:
-                s = load_block(path)
+                s = load_block(path, self._blocks.disk.vault)
                 used_s = path.stat().st_mtime
             except (CacheError, OSError):
                 continue  # damaged: nothing will ever read it, and `check` sets it aside

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from centroidkv.kv.blocks import BLOCK_TOKENS, pack, unpack
-from centroidkv.kv.manifest_rows import BlockRow, HeldBlock, PrefixRow, is_child, sound_row
+from centroidkv.kv.blocks import BLOCK_TOKENS
+from centroidkv.kv.manifest_rows import BlockRow, HeldBlock, PrefixRow, sound_row
 from centroidkv.kv.manifest_schema import open_manifest, settle_depths
 from centroidkv.kv.policies import POLICIES
+from centroidkv.kv.token_column import TokenColumn
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 __all__ = ["BlockRow", "HeldBlock", "Manifest", "PrefixRow"]
 
@@ -30,12 +32,23 @@ class Manifest:
         path: The SQLite file, or `:memory:` for one that is not kept.
         policy: In which order blocks leave; see `POLICIES`.
         read_only: Change nothing, not even in files of SQLite's own.
+        vault: What seals token ids, or does not.
     """
 
-    def __init__(self, path: Path, *, policy: str = "lru", read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        policy: str = "lru",
+        read_only: bool = False,
+        vault: Vault = IN_THE_CLEAR,
+    ) -> None:
         self._lock = threading.RLock()
         self._order = ", ".join(POLICIES[policy])
-        self._db = open_manifest(path, policy=policy, read_only=read_only)
+        self._tokens = TokenColumn(vault, self._rows)
+        self._db = open_manifest(
+            path, policy=policy, read_only=read_only, extra_bytes=vault.column_bytes
+        )
 
     def close(self) -> None:
         with self._lock:
@@ -85,7 +98,7 @@ class Manifest:
         """Yield the sound rows that a condition selects."""
         columns = "id, parent, namespace, level, tokens, num_bytes"
         for found in self._rows(f"SELECT {columns} FROM blocks WHERE {where}", *values):
-            row = sound_row(found)
+            row = sound_row((*found[:4], self._tokens.take(found[4]), found[5]))
             if row is not None:
                 yield row
 
@@ -98,31 +111,25 @@ class Manifest:
         self, parent: str, token_ids: Sequence[int]
     ) -> list[tuple[str, tuple[int, ...]]]:
         """Return the children just before and just after `token_ids` in token order."""
-        found: list[tuple[str, tuple[int, ...]]] = []
-        for where in ("tokens < ? ORDER BY tokens DESC", "tokens >= ? ORDER BY tokens"):
-            query = f"SELECT id, tokens FROM blocks WHERE parent = ? AND {where} LIMIT 1"
-            for block, tokens in self._rows(query, parent, pack(token_ids)):
-                own = unpack(tokens) if isinstance(tokens, bytes) and len(tokens) % 4 == 0 else ()
-                if is_child(str(block), parent, own):
-                    found.append((str(block), own))
-        return found
+        return self._tokens.neighbours(parent, token_ids)
 
     def add(self, *rows: BlockRow) -> None:
         """Insert blocks at once; one that is known already stays as it is."""
         with self._writing() as db:
             now = self._now()
+            num_tokens = self._tokens.count_in("tokens")
             db.executemany(
-                """INSERT OR IGNORE INTO blocks (id, parent, namespace, level, tokens, num_bytes,
+                f"""INSERT OR IGNORE INTO blocks (id, parent, namespace, level, tokens, num_bytes,
                 is_full, last_used, depth)
                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, COALESCE(
-                    (SELECT depth + length(tokens) / 4 FROM blocks WHERE id = ?), 0))""",
+                    (SELECT depth + {num_tokens} FROM blocks WHERE id = ?), 0))""",
                 [
                     (
                         row.id,
                         row.parent,
                         row.namespace,
                         row.level,
-                        pack(row.token_ids),
+                        self._tokens.put(row.token_ids),
                         row.num_bytes,
                         len(row.token_ids) == BLOCK_TOKENS,
                         now,
@@ -265,11 +272,12 @@ class Manifest:
 
     def held(self, plan: str, namespace: str, clusters: Sequence[int]) -> list[HeldBlock]:
         """Return the blocks of some clusters' prefixes, from the first to the last, each once."""
-        query = """WITH RECURSIVE held (id) AS (
+        query = f"""WITH RECURSIVE held (id) AS (
             SELECT block FROM prefixes WHERE plan = ? AND namespace = ?
                 AND cluster IN (SELECT value FROM json_each(?))
             UNION SELECT b.parent FROM blocks AS b JOIN held ON b.id = held.id)
-            SELECT b.id, b.num_bytes, length(b.tokens) / 4 FROM blocks AS b JOIN held USING (id)"""
+            SELECT b.id, b.num_bytes, {self._tokens.count_in("b.tokens")}
+            FROM blocks AS b JOIN held USING (id)"""
         rows = self._rows(query, plan, namespace, json.dumps(list(clusters)))
         return [HeldBlock(str(b), int(str(size)), int(str(tokens))) for b, size, tokens in rows]
 

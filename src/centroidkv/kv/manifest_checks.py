@@ -20,7 +20,8 @@ _ODD = {
         _HEX.format("parent", _ANY_ID),
         _HEX.format("namespace", _ANY_ID),
         "(length(parent) > 64 AND parent <> namespace)",
-        "(typeof(tokens) <> 'blob' OR length(tokens) % 4 OR length(tokens) NOT BETWEEN 4 AND 256)",
+        "(typeof(tokens) <> 'blob' OR length(tokens) % 4)",
+        "length(tokens) - {extra} NOT BETWEEN 4 AND 256",
         *(_WHOLE.format(name, 1 << 40) for name in ("num_bytes", "uses", "depth", "last_used")),
         *(_WHOLE.format(name, 1) for name in ("is_full", "in_remote")),
         _TEXT.format("level"),
@@ -46,18 +47,18 @@ _STRAY = (
 )
 
 
-def require_rows(db: sqlite3.Connection) -> None:
+def require_rows(db: sqlite3.Connection, extra_bytes: int = 0) -> None:
     """Look through every row, once, when a manifest is opened.
+
+    Tokens have so many `extra_bytes` where they are sealed.
 
     Raises:
         sqlite3.DatabaseError: Something stands there that was not written by this package.
     """
     known = {str(row[0]) for row in db.execute("SELECT name FROM sqlite_schema WHERE type='table'")}
     for table, odd in _ODD.items():
-        if (
-            table in known
-            and db.execute(f"SELECT 1 FROM {table} WHERE {' OR '.join(odd)} LIMIT 1").fetchone()
-        ):
+        where = " OR ".join(odd).format(extra=extra_bytes)
+        if table in known and db.execute(f"SELECT 1 FROM {table} WHERE {where} LIMIT 1").fetchone():
             raise sqlite3.DatabaseError(f"an odd value in {table}")
     if db.execute(_STRAY).fetchone():
         raise sqlite3.DatabaseError("a block that continues one of another namespace")

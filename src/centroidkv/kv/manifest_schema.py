@@ -1,6 +1,7 @@
 """The manifest's tables, and how the file of an earlier version gets them in place."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from centroidkv.kv.manifest_checks import require_rows
@@ -70,25 +71,29 @@ FROM placed AS p WHERE p.id = blocks.id
 """
 
 
-def open_manifest(path: Path, *, policy: str, read_only: bool) -> sqlite3.Connection:
+def open_manifest(
+    path: Path, *, policy: str, read_only: bool, extra_bytes: int = 0
+) -> sqlite3.Connection:
     """Open the manifest's file; to write, with every table and column of this version.
+
+    Tokens have so many `extra_bytes` where they are sealed.
 
     Raises:
         sqlite3.OperationalError: The file cannot be opened, or stays locked.
         sqlite3.DatabaseError: It is damaged, or holds something else, in any row.
     """
     try:
-        return _reading(path) if read_only else _writing(path, policy)
+        return _reading(path, extra_bytes) if read_only else _writing(path, policy, extra_bytes)
     except (UnicodeDecodeError, MemoryError) as error:  # names that are no text, absurd lengths
         raise sqlite3.DatabaseError(f"a schema that cannot be read ({error!r:.80})") from error
 
 
-def _writing(path: Path, policy: str) -> sqlite3.Connection:
+def _writing(path: Path, policy: str, extra_bytes: int) -> sqlite3.Connection:
     db = open_to_write(path, _TABLES)
     try:
-        db.create_function("worth", 5, _worth, deterministic=True)
+        db.create_function("worth", 5, _worth(extra_bytes), deterministic=True)
         _bring_up(db)
-        require_rows(db)
+        require_rows(db, extra_bytes)
         words = ", ".join(POLICIES[policy])
         db.execute(f"CREATE INDEX IF NOT EXISTS order_{policy} ON blocks ({words})")
     except BaseException:
@@ -97,7 +102,7 @@ def _writing(path: Path, policy: str) -> sqlite3.Connection:
     return db
 
 
-def _reading(path: Path) -> sqlite3.Connection:
+def _reading(path: Path, extra_bytes: int) -> sqlite3.Connection:
     """Open to read; columns that the file does not have yet are read as their defaults."""
     db = open_to_read(path)
     missing = _missing(db)
@@ -110,7 +115,7 @@ def _reading(path: Path) -> sqlite3.Connection:
         db.execute("CREATE TEMP TABLE owners (namespace, owner, model)")
     db.execute("SELECT 1 FROM blocks LIMIT 1")
     try:
-        require_rows(db)
+        require_rows(db, extra_bytes)
     except BaseException:
         db.close()
         raise
@@ -147,6 +152,9 @@ def settle_depths(db: sqlite3.Connection) -> None:
     db.execute(_DEPTHS)
 
 
-def _worth(age: float, uses: int, depth: int, tokens: bytes, num_bytes: int) -> float:
-    rate = len(tokens) / 4 / max(1, num_bytes)
-    return worth(age=age, uses=uses, depth_tokens=depth, tokens_per_byte=rate)
+def _worth(extra_bytes: int) -> Callable[[float, int, int, bytes, int], float]:
+    def of_row(age: float, uses: int, depth: int, tokens: bytes, num_bytes: int) -> float:
+        rate = (len(tokens) - extra_bytes) / 4 / max(1, num_bytes)
+        return worth(age=age, uses=uses, depth_tokens=depth, tokens_per_byte=rate)
+
+    return of_row

@@ -20,8 +20,8 @@ from centroidkv.kv.codec import MAX_BLOCK_BYTES, RAW, StoredBlock, parse_block
 from centroidkv.kv.remote_budget import RemoteBudget, block_of
 from centroidkv.kv.remote_calls import Answer, RemoteCalls
 from centroidkv.kv.remote_known import KnownBlocks
-from centroidkv.kv.sealing import Sealer, is_sealed
 from centroidkv.remote_settings import RemoteSettings
+from centroidkv.sealing import Sealer, is_sealed
 
 T = TypeVar("T")
 CALLS_AT_ONCE = 8

@@ -8,7 +8,6 @@ import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from centroidkv.bounds import read_bounded
 from centroidkv.errors import CacheError
 from centroidkv.kv.codec import MAX_BLOCK_BYTES, RAW, BlockCoder, block_bytes, parse_block
 from centroidkv.kv.disk import DiskBlocks
@@ -102,7 +101,7 @@ class Uploads:
             CacheError: The file is damaged.
             OSError: It is gone.
         """
-        raw = read_bounded(self._disk.path(row.id), MAX_BLOCK_BYTES)
+        raw = self._disk.vault.read(self._disk.path(row.id), MAX_BLOCK_BYTES)
         files: dict[str, bytes] = {}
         for coder in self.coders.get(row.namespace) or (BlockCoder(row.level),):
             if coder.level == row.level:

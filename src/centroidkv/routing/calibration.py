@@ -20,6 +20,7 @@ from centroidkv.routing.pair_conflicts import conflict, is_variation, words
 from centroidkv.routing.pair_features import PairScorer
 from centroidkv.routing.risk import Bound, find_threshold
 from centroidkv.types import FloatArray
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 __all__ = [
     "Calibration",
@@ -105,19 +106,22 @@ class Calibration:
         reason = "above the threshold" if serve else "below the threshold"
         return Decision(serve=serve, score=score, threshold=threshold, reason=reason)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, vault: Vault = IN_THE_CLEAR) -> None:
         """Write the calibration to one file, whole or not at all."""
-        save_parts(path, self.scorer, self.scores, self.same, fingerprint=self.embedder_fingerprint)
+        own = self.embedder_fingerprint
+        save_parts(path, self.scorer, self.scores, self.same, fingerprint=own, vault=vault)
 
     @classmethod
-    def load(cls, path: Path, *, embedder_fingerprint: str) -> "Calibration":
+    def load(
+        cls, path: Path, *, embedder_fingerprint: str, vault: Vault = IN_THE_CLEAR
+    ) -> "Calibration":
         """Read a calibration that was fitted with the same embedder.
 
         Raises:
             CacheCorrupt: The file is missing, truncated, altered or not a calibration.
             CacheMismatch: It is of another format or was fitted with another embedder.
         """
-        scorer, scores, same = load_parts(path, fingerprint=embedder_fingerprint)
+        scorer, scores, same = load_parts(path, fingerprint=embedder_fingerprint, vault=vault)
         return cls(scorer, scores, same, embedder_fingerprint)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from centroidkv.bounds import plain_json, read_arrays, read_bounded
+from centroidkv.bounds import plain_json, read_arrays
 from centroidkv.errors import CacheCorrupt, CacheMismatch
-from centroidkv.files import write_atomic
 from centroidkv.routing.pair_features import PairScorer, WordWeights
 from centroidkv.routing.pair_neighbours import PairNeighbours
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 __all__ = ["load_parts", "save_parts"]
 
@@ -31,6 +31,7 @@ def save_parts(
     same: NDArray[np.bool_],
     *,
     fingerprint: str,
+    vault: Vault = IN_THE_CLEAR,
 ) -> None:
     """Write a scorer and its held-out scores, whole or not at all."""
     values = {
@@ -45,11 +46,11 @@ def save_parts(
     buffer = io.BytesIO()
     np.savez(buffer, values=text, scores=scores, same=same, **arrays)
     body = buffer.getvalue()
-    write_atomic(path, f"{_FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode(), body)
+    vault.write(path, f"{_FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode(), body)
 
 
 def load_parts(
-    path: Path, *, fingerprint: str
+    path: Path, *, fingerprint: str, vault: Vault = IN_THE_CLEAR
 ) -> tuple[PairScorer, NDArray[np.float64], NDArray[np.bool_]]:
     """Read what `save_parts` wrote.
 
@@ -57,7 +58,7 @@ def load_parts(
         CacheCorrupt: The file is missing, truncated, altered or not a calibration.
         CacheMismatch: It is of another format or was fitted with another embedder.
     """
-    body = _checked_body(path)
+    body = _checked_body(path, vault)
     try:
         arrays = read_arrays(body)
         values = plain_json(arrays["values"].tobytes())
@@ -74,9 +75,9 @@ def load_parts(
     return scorer, scores, same
 
 
-def _checked_body(path: Path) -> bytes:
+def _checked_body(path: Path, vault: Vault) -> bytes:
     try:
-        header, _, body = read_bounded(path, _MOST_BYTES).partition(b"\n")
+        header, _, body = vault.read(path, _MOST_BYTES).partition(b"\n")
     except OSError as error:
         raise CacheCorrupt(path, f"cannot be read: {error.strerror}") from error
     kind, _, digest = header.decode("ascii", "replace").partition(" ")

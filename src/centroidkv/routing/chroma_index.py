@@ -57,12 +57,17 @@ HNSW = {"space": "l2", "ef_construction": 200, "max_neighbors": 24, "ef_search":
 class ChromaIndex:
     """Centroids of one plan in a Chroma collection. See `CentroidIndex` for the contract.
 
+    Without `with_texts`, Chroma has numbers alone: of an encrypted store, no question.
+
     Raises:
         IndexUnavailable: From every method, when Chroma does not answer.
     """
 
-    def __init__(self, client: Any, plan: Plan, release: Callable[[], None]) -> None:
+    def __init__(
+        self, client: Any, plan: Plan, release: Callable[[], None], *, with_texts: bool = True
+    ) -> None:
         self._release = release
+        self._with_texts = with_texts
         self._plan = plan
         self._domains: dict[str, dict[int, Cluster]] = {}
         self._scans: dict[str, MemoryIndex] = {}
@@ -118,7 +123,7 @@ class ChromaIndex:
                 self._collection.upsert(
                     ids=[str(c.id) for c in part],
                     embeddings=reduced[start : start + BATCH],
-                    metadatas=[_metadata(c) for c in part],
+                    metadatas=[_metadata(c, with_texts=self._with_texts) for c in part],
                 )
 
     def annotate(self, cluster: int, prefixes: Mapping[str, str]) -> None:
@@ -171,11 +176,11 @@ def _collection(client: Any, plan: Plan) -> Any:
     return collection
 
 
-def open_server(url: str, plan: Plan) -> ChromaIndex:
+def open_server(url: str, plan: Plan, *, with_texts: bool = True) -> ChromaIndex:
     """Use a Chroma server that several processes share; no call there takes longer than CALL_S."""
     client = _connect(url)
     try:
-        return ChromaIndex(client, plan, client.close)
+        return ChromaIndex(client, plan, client.close, with_texts=with_texts)
     except BaseException:
         with contextlib.suppress(IndexUnavailable), _translated():
             client.close()
@@ -312,9 +317,9 @@ def _settings() -> Settings:
     return Settings(anonymized_telemetry=False)
 
 
-def _metadata(cluster: Cluster) -> dict[str, str | int | float]:
+def _metadata(cluster: Cluster, *, with_texts: bool) -> dict[str, str | int | float]:
     return {
-        "representative": cluster.representative,
+        "representative": cluster.representative if with_texts else "",
         "pins": json.dumps(cluster.pins),
         "radius": cluster.radius,
         "num_members": cluster.num_members,

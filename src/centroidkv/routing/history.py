@@ -1,6 +1,7 @@
 """Questions seen and what was retrieved for them: clusters grow from them and plans are refitted.
 
-A SQLite file next to the plan. Holds text in clear, readable by the owner only.
+A SQLite file next to the plan, readable by the owner only. Texts and embeddings go through a
+vault, which may seal them.
 """
 
 import json
@@ -20,6 +21,7 @@ from centroidkv.sqlite_checks import Checked, is_damage
 from centroidkv.sqlite_files import open_to_write
 from centroidkv.sqlite_scrubbing import erasing, scrub
 from centroidkv.types import FloatArray, Passage
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 _log = logging.getLogger("centroidkv")
 
@@ -44,6 +46,9 @@ _LATER = {
     "is_built": "INTEGER NOT NULL DEFAULT 0",
     "domain": "TEXT NOT NULL DEFAULT ''",
 }
+_QUESTION, _EMBEDDING, _FOUND = "seen.question", "seen.embedding", "seen.passages"
+_DOMAIN = "seen.domain"
+_ID, _TEXT, _METADATA = "passages.id", "passages.text", "passages.metadata"
 # What a plan is made of again, and so is served.
 _SEEN = Checked(
     "seen",
@@ -93,25 +98,28 @@ class Asked:
     is_built: bool
 
 
-def open_history(path: Path, namespace: str, *, quarantine: Path) -> "History":
+def open_history(
+    path: Path, namespace: str, *, quarantine: Path, vault: Vault = IN_THE_CLEAR
+) -> "History":
     """Open a history; a damaged file is set aside and a new one begun."""
     try:
-        return History(path, namespace)
+        return History(path, namespace, vault)
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
         _log.warning("%s is damaged (%s); a new one is begun", path, error)
         set_aside(path, quarantine)
-        return History(path, namespace)
+        return History(path, namespace, vault)
 
 
 class History:
     """Seen questions of one plan namespace."""
 
-    def __init__(self, path: Path, namespace: str) -> None:
+    def __init__(self, path: Path, namespace: str, vault: Vault = IN_THE_CLEAR) -> None:
         self.namespace = namespace
+        self._vault = vault
         self._lock = threading.RLock()
-        self._db = open_to_write(path, _SCHEMA)
+        self._db = open_to_write(path, _SCHEMA, digest_key=vault.digest_key)
         with self._writing() as db:
             known = {row[1] for row in db.execute("PRAGMA table_info(seen)")}
             for name, kind in _LATER.items():
@@ -139,7 +147,7 @@ class History:
         """Remember a question; of one that is known already, that it came again."""
         with self._writing() as db:
             self._add_passages(db, passages)
-            db.execute(_ADD, (*self._row(seen), is_placed, time.time(), seen.domain))
+            db.execute(_ADD, (*self._row(seen), is_placed, time.time(), self._domain(seen.domain)))
 
     def add_built(
         self, seen: Sequence[Seen], passages: Mapping[str, Passage], domains: Mapping[str, str]
@@ -151,18 +159,35 @@ class History:
         with self._writing() as db:
             self._add_passages(db, list(passages.values()))
             db.execute("UPDATE seen SET is_built = 0 WHERE namespace = ?", (self.namespace,))
-            rows = [(*self._row(s), domains.get(s.question) or s.domain) for s in seen]
+            named = [domains.get(s.question) or s.domain for s in seen]
+            rows = [(*self._row(s), self._domain(d)) for s, d in zip(seen, named, strict=True)]
             db.executemany(_BUILT, rows)
             query = "DELETE FROM seen WHERE namespace = ? AND is_built = 0 AND times = 0"
             db.execute(query, (self.namespace,))
 
-    def _row(self, seen: Seen) -> tuple[str, str, bytes, str]:
-        vector = seen.embedding.astype(np.float32).tobytes()
-        return self.namespace, seen.question, vector, json.dumps(seen.passages)
+    def _row(self, seen: Seen) -> tuple[str, str | bytes, bytes, str | bytes]:
+        vector = self._vault.put(seen.embedding.astype(np.float32).tobytes(), _EMBEDDING)
+        found = self._vault.put_text(json.dumps(seen.passages), _FOUND)
+        return self.namespace, self._question(seen.question), vector, found
+
+    def _question(self, question: str) -> str | bytes:
+        return self._vault.put_text(question, _QUESTION)
+
+    def _domain(self, domain: str) -> str | bytes:
+        return self._vault.put_text(domain, _DOMAIN) if domain else ""
+
+    def _id(self, passage: str) -> str | bytes:
+        return self._vault.put_text(passage, _ID)
 
     def _add_passages(self, db: sqlite3.Connection, passages: Sequence[Passage]) -> None:
+        text = self._vault.put_text
         texts = [
-            (self.namespace, p.id, p.text, json.dumps(dict(p.metadata), default=str))
+            (
+                self.namespace,
+                self._id(p.id),
+                text(p.text, _TEXT),
+                text(json.dumps(dict(p.metadata), default=str), _METADATA),
+            )
             for p in passages
         ]
         db.executemany("INSERT OR IGNORE INTO passages VALUES (?, ?, ?, ?)", texts)
@@ -188,7 +213,7 @@ class History:
             rows = self._db.execute(query, (self.namespace, *values)).fetchall()
         return [
             Asked(
-                Seen(q, np.frombuffer(e, np.float32), tuple(json.loads(p)), d, float(n + is_built)),
+                self._seen((q, e, p), d, float(n + is_built)),
                 times=n,
                 last_seen_s=last,
                 is_built=bool(is_built),
@@ -196,12 +221,20 @@ class History:
             for q, e, p, n, last, is_built, d in rows
         ]
 
+    def _seen(self, row: tuple[object, object, object], domain: object, weight: float) -> Seen:
+        question, embedding, found = row
+        vector = np.frombuffer(self._vault.take(embedding, _EMBEDDING), np.float32)
+        passages = json.loads(self._vault.take_text(found, _FOUND))
+        text = self._vault.take_text(question, _QUESTION)
+        own = self._vault.take_text(domain, _DOMAIN) if domain else ""
+        return Seen(text, vector, tuple(passages), own, weight)
+
     def place(self, questions: Sequence[str]) -> None:
         """Mark questions as belonging to a cluster."""
         with self._writing() as db:
             db.executemany(
                 "UPDATE seen SET is_placed = 1 WHERE namespace = ? AND question = ?",
-                [(self.namespace, q) for q in questions],
+                [(self.namespace, self._question(q)) for q in questions],
             )
 
     # forgetting
@@ -216,7 +249,7 @@ class History:
             erasing(db)
             db.executemany(
                 "DELETE FROM seen WHERE namespace = ? AND question = ?",
-                [(self.namespace, q) for q in questions],
+                [(self.namespace, self._question(q)) for q in questions],
             )
 
     def clear(self) -> None:
@@ -260,17 +293,22 @@ class History:
         found: dict[str, Passage] = {}
         with self._lock:
             for passage in ids:
-                row = self._db.execute(query, (self.namespace, passage)).fetchone()
+                row = self._db.execute(query, (self.namespace, self._id(passage))).fetchone()
                 if row is not None:
-                    found[passage] = Passage(passage, row[0], json.loads(row[1]))
+                    found[passage] = self._passage(passage, *row)
         return found
+
+    def _passage(self, passage: str, text: object, metadata: object) -> Passage:
+        take = self._vault.take_text
+        return Passage(passage, take(text, _TEXT), json.loads(take(metadata, _METADATA)))
 
     def known_passages(self) -> dict[str, Passage]:
         """Return every passage that was retrieved for a question."""
         query = "SELECT id, text, metadata FROM sound_passages WHERE namespace = ?"
         with self._lock:
             rows = self._db.execute(query, (self.namespace,)).fetchall()
-        return {i: Passage(i, text, json.loads(metadata)) for i, text, metadata in rows}
+        passages = (self._passage(self._vault.take_text(i, _ID), t, m) for i, t, m in rows)
+        return {passage.id: passage for passage in passages}
 
     def replace_passages(self, successors: Mapping[str, Passage | None]) -> None:
         """Let what was retrieved name the successor of each passage, or leave it out."""
@@ -280,15 +318,15 @@ class History:
                 "SELECT number, passages FROM seen WHERE namespace = ?", (self.namespace,)
             ).fetchall()
             changed = []
-            for number, text in rows:
-                old = json.loads(text)
+            for number, found in rows:
+                old = json.loads(self._vault.take_text(found, _FOUND))
                 new = list(dict.fromkeys(i for p in old for i in _now(p, successors)))
                 if new != old:
-                    changed.append((json.dumps(new), number))
+                    changed.append((self._vault.put_text(json.dumps(new), _FOUND), number))
             db.executemany("UPDATE seen SET passages = ? WHERE number = ?", changed)
             db.executemany(
                 "DELETE FROM passages WHERE namespace = ? AND id = ?",
-                [(self.namespace, old) for old in successors],
+                [(self.namespace, self._id(old)) for old in successors],
             )
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from centroidkv.bounds import read_arrays, read_bounded
+from centroidkv.bounds import read_arrays
 from centroidkv.errors import CacheCorrupt, CacheMismatch
-from centroidkv.files import write_atomic
 from centroidkv.routing.plan_texts import read_texts, require_fitting
 from centroidkv.routing.pointer import Pointer, read_pointer, write_pointer
 from centroidkv.routing.projection import Projection
 from centroidkv.types import Cluster, FloatArray, Passage
+from centroidkv.vault import IN_THE_CLEAR, Vault
 
 MAGIC = b"CKVPLAN1"
 MAX_PLAN_BYTES = 1 << 32
@@ -165,21 +165,21 @@ def _from_bytes(payload: bytes) -> Plan:
     )
 
 
-def save_plan(plan: Plan, path: Path) -> None:
+def save_plan(plan: Plan, path: Path, vault: Vault = IN_THE_CLEAR) -> None:
     """Write a plan file atomically."""
     payload = _to_bytes(plan)
-    write_atomic(path, MAGIC, hashlib.sha256(payload).digest(), payload)
+    vault.write(path, MAGIC, hashlib.sha256(payload).digest(), payload)
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: Path, vault: Vault = IN_THE_CLEAR) -> Plan:
     """Read and verify a plan file.
 
     Raises:
         CacheCorrupt: The file is truncated, altered or cannot be read.
-        CacheMismatch: It is not a plan of this format version.
+        CacheMismatch: It is not a plan of this format version, or not from this vault.
     """
     try:
-        raw = read_bounded(path, MAX_PLAN_BYTES)
+        raw = vault.read(path, MAX_PLAN_BYTES)
     except OSError as error:
         raise CacheCorrupt(path, f"cannot be read ({error.strerror})") from error
     if raw[:8] != MAGIC:
@@ -198,8 +198,9 @@ class PlanFolder:
     Where the pointer is missing or damaged, the newest readable version is in force.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, vault: Vault = IN_THE_CLEAR) -> None:
         self.folder = folder
+        self._vault = vault
 
     def files(self, namespace: str | None = None) -> list[Path]:
         """Return the plan files, oldest version first."""
@@ -229,6 +230,10 @@ class PlanFolder:
         """Switch: from now on this is in force, for every process."""
         write_pointer(self.pointer_path(namespace), pointer)
 
+    def read(self, path: Path) -> Plan:
+        """Read a plan file, as `load_plan` does."""
+        return load_plan(path, self._vault)
+
     def load(self, namespace: str, version: int) -> Plan:
         """Read one version.
 
@@ -236,7 +241,7 @@ class PlanFolder:
             CacheError: It is damaged, missing, or another namespace's.
         """
         path = self.path(namespace, version)
-        plan = load_plan(path)
+        plan = self.read(path)
         if plan.namespace != namespace:
             raise CacheMismatch(str(path), expected=namespace, found=plan.namespace)
         return plan
@@ -256,7 +261,7 @@ class PlanFolder:
 
     def save(self, plan: Plan) -> Path:
         path = self.folder / f"{plan.id}.plan"
-        save_plan(plan, path)
+        save_plan(plan, path, self._vault)
         return path
 
     def latest(self, namespace: str) -> tuple[Plan | None, list[CacheCorrupt | CacheMismatch]]:
@@ -264,7 +269,7 @@ class PlanFolder:
         problems: list[CacheCorrupt | CacheMismatch] = []
         for path in reversed(self.files(namespace)):
             try:
-                plan = load_plan(path)
+                plan = self.read(path)
             except (CacheCorrupt, CacheMismatch) as error:
                 problems.append(error)
                 continue

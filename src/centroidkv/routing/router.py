@@ -69,7 +69,7 @@ class Router:
     def routes_by(self) -> Literal["chroma", "memory"]:
         """What found the nearest centroid last, or will at first."""
         current = self._current
-        if current is None or current.index is current.naive or self._is_lost:
+        if current is None or isinstance(current.index, MemoryIndex) or self._is_lost:
             return "memory"
         return "chroma"
 

@@ -1,0 +1,113 @@
+"""Sealing what others can read or write: AES-256-GCM for entries, AES-SIV for what is looked up.
+
+The entry's name is bound in, so that no sealed entry can stand in for another. Knows nothing of
+what is sealed.
+"""
+
+import os
+from pathlib import Path
+
+from centroidkv.errors import CacheCorrupt, CacheMismatch, MissingExtra
+
+MARK = b"CKVSEAL1"
+NONCE_BYTES = 12
+TAG_BYTES = 16
+
+__all__ = ["SEAL_BYTES", "TAG_BYTES", "Sealer", "SteadySealer", "derived_key", "is_sealed"]
+
+SEAL_BYTES = len(MARK) + NONCE_BYTES + TAG_BYTES  # what sealing adds to an entry
+
+
+def is_sealed(raw: bytes) -> bool:
+    """Tell whether bytes were sealed by a `Sealer`."""
+    return raw.startswith(MARK)
+
+
+class Sealer:
+    """Seals and opens entries with one key of 32 bytes.
+
+    Raises:
+        MissingExtra: `cryptography` is not installed.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        try:
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        except ImportError as error:
+            raise _missing() from error
+        self._cipher = AESGCM(key)
+
+    def seal(self, raw: bytes, name: str) -> bytes:
+        """Return `raw` encrypted: mark, nonce, ciphertext with its tag."""
+        nonce = os.urandom(NONCE_BYTES)
+        return MARK + nonce + self._cipher.encrypt(nonce, raw, name.encode())
+
+    def open(self, sealed: bytes, name: str) -> bytes:
+        """Return what was sealed under this key and name.
+
+        Raises:
+            CacheMismatch: It was not sealed.
+            CacheCorrupt: It was altered, cut off, or sealed under another key or name.
+        """
+        from cryptography.exceptions import InvalidTag
+
+        if not is_sealed(sealed):
+            raise CacheMismatch(name, expected="a sealed entry", found="one in the clear")
+        start = len(MARK) + NONCE_BYTES
+        try:
+            return self._cipher.decrypt(sealed[len(MARK) : start], sealed[start:], name.encode())
+        except (InvalidTag, ValueError) as error:
+            raise CacheCorrupt(Path(name), "altered, or sealed with another key") from error
+
+
+class SteadySealer:
+    """Seals the same bytes to the same bytes, so that they can be looked up: AES-SIV, RFC 5297.
+
+    Who sees two entries can tell whether they are equal, and nothing else of them but their length.
+
+    Raises:
+        MissingExtra: `cryptography` is not installed.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        try:
+            from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+        except ImportError as error:
+            raise _missing() from error
+        self._cipher = AESSIV(derived_key(key, "rows", 64))
+
+    def seal(self, raw: bytes, name: str) -> bytes:
+        """Return `raw` encrypted: its tag, then as many bytes as it has."""
+        return self._cipher.encrypt(raw, [name.encode()])
+
+    def open(self, sealed: bytes, name: str) -> bytes:
+        """Return what was sealed under this key and name.
+
+        Raises:
+            CacheCorrupt: It was altered, cut off, or sealed under another key or name.
+        """
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            return self._cipher.decrypt(sealed, [name.encode()])
+        except (InvalidTag, ValueError) as error:
+            raise CacheCorrupt(Path(name), "altered, or sealed with another key") from error
+
+
+def derived_key(key: bytes, purpose: str, num_bytes: int = 32) -> bytes:
+    """Derive the key of one purpose from another key: HKDF with SHA-256, RFC 5869.
+
+    Raises:
+        MissingExtra: `cryptography` is not installed.
+    """
+    try:
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    except ImportError as error:
+        raise _missing() from error
+    info = f"centroidkv {purpose}".encode()
+    return HKDF(algorithm=SHA256(), length=num_bytes, salt=None, info=info).derive(key)
+
+
+def _missing() -> MissingExtra:
+    return MissingExtra("cryptography", command="pip install 'centroidkv[encryption]'")

@@ -1,0 +1,138 @@
+"""A store's first file, `store.json`: its format, and of an encrypted store the sealed store key.
+
+What is stored is sealed under the store's own random key, and that key under the user's, so that
+changing the user's key writes one file. Knows nothing of what else lies in the folder.
+"""
+
+import base64
+import json
+import os
+from pathlib import Path
+
+from filelock import FileLock
+
+from centroidkv.bounds import plain_json, read_bounded
+from centroidkv.errors import CacheError, StoreError
+from centroidkv.files import UNFINISHED, write_atomic
+from centroidkv.sealing import Sealer
+from centroidkv.secret_keys import KEY_BYTES
+from centroidkv.vault import IN_THE_CLEAR, SealedVault, Vault
+
+FORMAT = 1
+SEALED_FORMAT = 2
+MARKER = "store.json"
+_MOST_BYTES = 64 << 10
+_NAME = "the key of a store"
+
+__all__ = ["MARKER", "change_key", "create_store", "open_vault"]
+
+
+def create_store(folder: Path, key: bytes | None) -> None:
+    """Make a store in an empty or missing folder; with a key, an encrypted one.
+
+    Raises:
+        StoreError: There is something else in it, or it cannot be written.
+        MissingExtra: `cryptography` is not installed.
+    """
+    if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
+        raise StoreError(
+            f"{folder} exists and is not a centroidkv store; give an empty or a new folder"
+        )
+    values: dict[str, object] = {"format": FORMAT}
+    if key is not None:
+        values = _sealed(os.urandom(KEY_BYTES), key)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        # Another process may make it at the same time, with another store key.
+        with FileLock(folder / f"{UNFINISHED}{MARKER}", mode=0o600):
+            if not (folder / MARKER).exists():
+                write_atomic(folder / MARKER, json.dumps(values).encode())
+    except OSError as error:
+        raise StoreError(f"cannot create a store at {folder}: {error.strerror}") from error
+
+
+def _is_foreign(path: Path) -> bool:
+    """Tell a file of somebody else's from what a process left that makes a store, or was killed."""
+    return not path.name.startswith(UNFINISHED) and path.name != MARKER
+
+
+def open_vault(folder: Path, key: bytes | None) -> Vault:
+    """Return what a store's files are read and written with.
+
+    Raises:
+        StoreError: It is of another format, cannot be read, or not with this key.
+        MissingExtra: `cryptography` is not installed.
+    """
+    values = _read(folder)
+    if key is None and values["format"] == SEALED_FORMAT:
+        raise StoreError(
+            f"the store {folder} is encrypted; give its key: encryption_key='env:NAME' of a "
+            "variable that holds it"
+        )
+    if key is None:
+        return IN_THE_CLEAR
+    if values["format"] == FORMAT:
+        raise StoreError(
+            f"the store {folder} was made without encryption_key and lies in clear; build a new "
+            "store with the key, or leave it out"
+        )
+    return SealedVault(_opened(folder, values, key))
+
+
+def change_key(folder: Path, key: bytes, new_key: bytes) -> None:
+    """Let a store be opened with another key from now on; what is stored stays as it is.
+
+    Raises:
+        StoreError: It is not encrypted, or not with `key`, or cannot be written.
+        MissingExtra: `cryptography` is not installed.
+    """
+    values = _read(folder)
+    if values["format"] == FORMAT:
+        raise StoreError(f"the store {folder} was made without encryption_key; it has none")
+    sealed = _sealed(_opened(folder, values, key), new_key)
+    try:
+        write_atomic(folder / MARKER, json.dumps(sealed).encode())
+    except OSError as error:
+        raise StoreError(f"cannot write {folder / MARKER}: {error.strerror}") from error
+
+
+def _sealed(store_key: bytes, key: bytes) -> dict[str, object]:
+    sealed = Sealer(key).seal(store_key, _NAME)
+    return {"format": SEALED_FORMAT, "key": base64.b64encode(sealed).decode()}
+
+
+def _opened(folder: Path, values: dict[str, object], key: bytes) -> bytes:
+    try:
+        store_key = Sealer(key).open(base64.b64decode(str(values.get("key"))), _NAME)
+    except (CacheError, ValueError) as error:
+        raise StoreError(
+            f"encryption_key does not open the store {folder}: it is another store's or an "
+            f"earlier one, or {folder / MARKER} is damaged"
+        ) from error
+    if len(store_key) != KEY_BYTES:
+        raise StoreError(f"{folder / MARKER} holds a key of another length")
+    return store_key
+
+
+def _read(folder: Path) -> dict[str, object]:
+    """Return what the marker says: one of the two formats.
+
+    Raises:
+        StoreError: It says something else, or cannot be read.
+    """
+    marker = folder / MARKER
+    try:
+        values = plain_json(read_bounded(marker, _MOST_BYTES))
+        found = values["format"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise StoreError(
+            f"{marker} cannot be read ({error}); if this is a store that is not encrypted, write "
+            f'{{"format": {FORMAT}}} into that file'
+        ) from error
+    if type(found) is not int or found not in (FORMAT, SEALED_FORMAT):
+        raise StoreError(
+            f"{folder} has store format {found!r:.20}, this version reads {FORMAT} and "
+            f"{SEALED_FORMAT}; use the version that wrote it, or build a new store"
+        )
+    return dict(values)
