@@ -32,12 +32,25 @@ class Recipe:
     note: str = ""
 
 
+def _ggml_options() -> str:
+    """Return how llama.cpp is compiled: for this processor, but without AMX.
+
+    Its AMX kernels crash on virtual machines that show AMX and do not grant its use.
+    """
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text("utf-8").split()) if info.exists() else set()
+    if "amx_int8" not in flags:
+        return "-DGGML_NATIVE=ON"
+    wide = [f"-DGGML_{name}=ON" for name in ("AVX512", "AVX512_VBMI", "AVX512_VNNI", "AVX512_BF16")]
+    return " ".join(["-DGGML_NATIVE=OFF", "-DGGML_AVX_VNNI=ON", *wide])
+
+
 RECIPES = {
     "hf_pipeline": Recipe(("langchain-huggingface==1.2.2",), borrows=True),
     "kvboost": Recipe(("kvboost==0.9.0",), borrows=True),
     "llama_cpp": Recipe(
         ("llama-cpp-python==0.3.36",),
-        env={"CMAKE_BUILD_PARALLEL_LEVEL": "1", "CMAKE_ARGS": "-DGGML_NATIVE=ON"},
+        env={"CMAKE_BUILD_PARALLEL_LEVEL": "1", "CMAKE_ARGS": _ggml_options()},
         # A wheel that pip kept may be for the processor of another machine, and crash on this one.
         options=("--no-cache-dir",),
         note="compiles llama.cpp, some 20 minutes on one core",

@@ -20,7 +20,7 @@ LEAST_TOKENS = 2 * BLOCK_TOKENS
 # Waiting may take so many times what computing would: the other one writes its blocks, too.
 WAIT_SHARE = 1.5
 
-__all__ = ["Sharing", "claimed", "first_missing", "persist", "wait_for"]
+__all__ = ["Sharing", "claimed", "first_missing", "path_of", "persist", "wait_for"]
 
 
 def first_missing(namespace: str, token_ids: tuple[int, ...], held: int) -> str | None:
@@ -29,6 +29,11 @@ def first_missing(namespace: str, token_ids: tuple[int, ...], held: int) -> str 
     if len(token_ids) - start < LEAST_TOKENS:
         return None
     return chain(namespace, token_ids[: start + BLOCK_TOKENS], start)[0].id
+
+
+def path_of(namespace: str, token_ids: tuple[int, ...]) -> list[str]:
+    """Return the ids of all blocks that hold tokens, in order."""
+    return [link.id for link in chain(namespace, token_ids)]
 
 
 def wait_for(learner: Learner, num_tokens: int, *, behind: int = 0) -> float:
@@ -42,6 +47,7 @@ def claimed(
     learner: Learner,
     *,
     missing: Callable[[], str | None],
+    path: Callable[[], Sequence[str]],
     look: Callable[[], None],
     wait_s: float,
 ) -> Start:
@@ -50,12 +56,13 @@ def claimed(
     Args:
         learner: Whose store is waited for, and where waiting is counted.
         missing: Names the first missing block, None where nothing is worth waiting for.
+        path: Names all blocks of the prompt, in order.
         look: Takes what has come into the store.
         wait_s: Seconds, in all.
     """
     store, end, has_waited = learner.store, time.monotonic() + wait_s, False
     while (block := missing()) is not None:
-        start = store.flights.start(block, wait_s=max(0.0, end - time.monotonic()))
+        start = store.flights.start(block, path=path(), wait_s=max(0.0, end - time.monotonic()))
         if start.has_waited and not has_waited:
             has_waited = True
             learner.tally("waited_fills")
@@ -111,6 +118,7 @@ class Sharing:
         start = claimed(
             self._learner,
             missing=lambda: self._missing(run, sequence),
+            path=lambda: path_of(self._learner.namespace, run.prompt.token_ids[: self._end(run)]),
             look=lambda: self._restorer.look_again(run, sequence),
             wait_s=self._wait(run, sequence),
         )

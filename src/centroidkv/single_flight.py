@@ -7,7 +7,7 @@ what is computed, nor where it is kept.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ _log = logging.getLogger("centroidkv")
 
 # Of how many names the lock files are. Two prefixes of one name wait for each other in vain, for
 # a bounded time; a file for each prefix would fill the folder.
-NUM_NAMES = 4096
+NUM_NAMES = 1 << 14
 LOOK_EVERY_S = 0.01
 # How long a writer waits for the name of its next block, which one who looks may hold just now.
 STEP_S = 0.1
@@ -80,7 +80,8 @@ class Start:
 class SingleFlight:
     """Gives out flights over one folder of lock files. Safe for many threads and processes.
 
-    Nobody may ask for a second flight while holding one, so no two wait for each other.
+    Nobody may ask for a second flight while holding one. Who holds one waits only for what lies
+    behind it on its path, so no two wait for each other.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,20 +89,29 @@ class SingleFlight:
         self._has_warned = False
         self.patience_s = 1.0
 
-    def start(self, block: str, *, wait_s: float) -> Start:
+    def start(self, block: str, *, path: Sequence[str] = (), wait_s: float) -> Start:
         """Ask to compute the prefix that begins with a missing block.
 
-        Without lock files, as on a full disk, everyone computes for himself.
+        Others may have more of the prompt, or less, and so begin elsewhere: of two that are on one
+        `path`, the ids of the prompt's blocks in order, the one behind waits for the one before,
+        unless it was there first. Without lock files, as on a full disk, everyone computes for
+        himself.
         """
         end, has_waited = time.monotonic() + wait_s, False
+        before, behind = self._around(block, path)
         try:
             lock = self._lock_of(block)
             while True:
                 try:
                     lock.acquire(timeout=0)
-                    return Start(Flight(lock, self._lock_of), has_waited)
+                    if not any(map(self._is_flown, before)):
+                        waited = self._wait_for(behind, end)
+                        if waited is not None:
+                            return Start(Flight(lock, self._lock_of), has_waited or waited)
+                    lock.release()
                 except Timeout:
-                    has_waited = True
+                    pass
+                has_waited = True
                 left_s = end - time.monotonic()
                 if left_s <= 0:
                     return Start(None, has_waited)
@@ -110,13 +120,47 @@ class SingleFlight:
             self._report(error)
             return Start(None, has_waited)
 
+    def _around(self, block: str, path: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return what lies before a block on a path, and what behind, but for its own name."""
+        place = path.index(block) if block in path else len(path)
+        others = [[*path[:place]], [*path[place:]]]
+        before, behind = ([o for o in part if _name(o) != _name(block)] for part in others)
+        return before, behind
+
+    def _wait_for(self, blocks: Sequence[str], end: float) -> bool | None:
+        """Wait until nobody computes any of some blocks; None when time is up."""
+        has_waited = False
+        for block in blocks:
+            while self._is_flown(block):
+                has_waited = True
+                left_s = end - time.monotonic()
+                if left_s <= 0:
+                    return None
+                time.sleep(min(LOOK_EVERY_S, left_s))
+        return has_waited
+
+    def _is_flown(self, block: str) -> bool:
+        """Tell whether somebody computes what begins with a block; makes no file."""
+        if not (self._folder / _name(block)).exists():
+            return False
+        lock = self._lock_of(block)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
     def _lock_of(self, block: str) -> FileLock:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        name = f"{int(block[:8], 16) % NUM_NAMES:03x}.lock"
         # Given back by the thread that writes behind the answers.
-        return FileLock(self._folder / name, mode=0o600, thread_local=False)
+        return FileLock(self._folder / _name(block), mode=0o600, thread_local=False)
 
     def _report(self, error: OSError) -> None:
         if not self._has_warned:
             self._has_warned = True
             _log.warning("prefixes may be computed twice, without locks: %s", error)
+
+
+def _name(block: str) -> str:
+    return f"{int(block[:8], 16) % NUM_NAMES:04x}.lock"

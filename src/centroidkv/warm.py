@@ -19,7 +19,7 @@ from centroidkv.learning import Learner
 from centroidkv.outcome import Layout
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.routing.plan import Plan
-from centroidkv.sharing import claimed, first_missing, persist, wait_for
+from centroidkv.sharing import claimed, first_missing, path_of, persist, wait_for
 from centroidkv.single_flight import Flight
 from centroidkv.store import Store
 from centroidkv.types import Cluster, Prompt, common_prefix
@@ -205,6 +205,7 @@ class Warmer:
         start = claimed(
             self._learner,
             missing=lambda: first_missing(namespace, prefix.token_ids, self._matched(prefix)),
+            path=lambda: path_of(namespace, prefix.token_ids),
             look=lambda: None,
             wait_s=wait_for(self._learner, len(prefix) - held, behind=held),
         )

@@ -108,7 +108,13 @@ def file_sizes(blocks: Path) -> Iterable[int]:
 def check(folder: Path, url: str) -> dict[str, Any]:
     with open_engine(folder, chroma=url, disk_budget_bytes=BUDGET_BYTES) as engine:
         report, stats = engine.check(), engine.stats()
-        wanted = ("waited_fills", "abandoned_waits", "evicted_blocks", "damaged_blocks")
+        wanted = (
+            "waited_fills",
+            "abandoned_waits",
+            "evicted_blocks",
+            "orphaned_blocks",
+            "damaged_blocks",
+        )
         counters = {name: stats.counters.get(name, 0) for name in wanted}
         return {"problems": report.problems, "num_blocks": report.num_blocks, **counters}
 

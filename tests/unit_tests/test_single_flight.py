@@ -151,3 +151,57 @@ def test_without_lock_files_everyone_computes(engines: list[Engine], tmp_path: P
     done = at_once([lambda e=e, n=n: ask(e, n) for n, e in enumerate(engines)])
     assert len(done) == 3
     assert counter(engines[0], "waited_fills") == 0
+
+
+def on_path(count: int = 6) -> list[str]:
+    """Ids of blocks in a row, no two of one name."""
+    return [f"{number:08x}" + "0" * 56 for number in range(count)]
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 1), (1, 3)])
+def test_who_begins_elsewhere_on_the_path_waits_too(
+    tmp_path: Path, first: int, second: int
+) -> None:
+    path = on_path()
+    one, other = SingleFlight(tmp_path / "locks"), SingleFlight(tmp_path / "locks")
+    ahead = one.start(path[first], path=path, wait_s=0)
+    assert ahead.flight is not None
+    assert other.start(path[second], path=path, wait_s=0.05).flight is None
+    threading.Timer(0.2, ahead.land).start()
+    later = other.start(path[second], path=path, wait_s=20)
+    assert later.flight is not None
+    assert later.has_waited
+    later.land()
+    assert not one.start(path[first], path=path, wait_s=0).has_waited
+
+
+def test_those_of_other_paths_do_not_wait(tmp_path: Path) -> None:
+    flights, path = SingleFlight(tmp_path / "locks"), on_path()
+    starts = [flights.start(p[-1], path=p, wait_s=0) for p in (path[:2], [path[0], path[3]])]
+    assert all(s.flight is not None and not s.has_waited for s in starts)
+    assert len(list((tmp_path / "locks").iterdir())) == 2, "looking makes no files"
+    for start in starts:
+        start.land()
+
+
+def test_two_that_begin_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    path, held, most = on_path(), [], []
+
+    def fly(number: int) -> None:
+        flights = SingleFlight(tmp_path / "locks")
+        start = flights.start(path[number], path=path, wait_s=20)
+        assert start.flight is not None
+        held.append(number)
+        most.append(len(held))
+        time.sleep(0.01)
+        held.remove(number)
+        start.land()
+
+    threads = [threading.Thread(target=fly, args=(n % len(path),)) for n in range(12)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 12
+    assert time.monotonic() - began < 15

@@ -203,6 +203,7 @@ class DiskBlocks:
         """
         if not is_root(parent) and not self.has(parent):
             # Evicted meanwhile: behind a block that is not there nothing can be found.
+            self.manifest.count(["orphaned_blocks"])
             return None
         own, old = self.placed(parent, token_ids)
         if own is None:
@@ -214,6 +215,7 @@ class DiskBlocks:
             size = save_coded(self.path(own), coded, ids=ids, token_ids=token_ids, vault=self.vault)
             row = BlockRow(*ids, tuple(token_ids), size, coded.level)
             if not self._enter(row, self.path(own)):
+                self.manifest.count(["orphaned_blocks"])
                 return None
         self._supersede(old, own)
         return own
