@@ -4,7 +4,8 @@
 
 Each round copies a filled store, damages one file and opens it in a child, asks, and compares
 with answers computed anew. Damage: flipped bits, a file cut short or made longer, a page of zeros,
-two files of a kind exchanged, one written over another, one gone, one that is not ours.
+two files of a kind exchanged, one written over another, one gone, one that is not ours. A store in
+the clear and an encrypted one take turns.
 """
 
 import argparse
@@ -20,11 +21,12 @@ from typing import Any
 
 from branches import Done, run
 from filled_store import fill, wrong_answers
-from stress_parts import open_engine
+from stress_parts import SEALED, open_engine
 from told import told
 
 PAGE = 4096
 CLEAR = ("StoreError", "StoreNotFound")
+KINDS: list[dict[str, Any]] = [{}, SEALED]
 
 
 def main() -> int:
@@ -43,19 +45,22 @@ def damage_often(
     folder: Path, rounds: int, chance: random.Random
 ) -> tuple[dict[str, int], list[str]]:
     """Damage copies of one store; return what was counted, and what must not be."""
-    whole, broken = folder / "whole", folder / "broken"
-    filled = run(lambda: fill(whole), timeout_s=120)
-    if not filled.is_well:
-        return {}, [f"the store cannot be filled: {filled}"]
+    broken, filled = folder / "broken", []
+    for number, settings in enumerate(KINDS):
+        whole = folder / f"whole-{number}"
+        filled.append(run(lambda w=whole, s=settings: fill(w, **s), timeout_s=120))
+        if not filled[-1].is_well:
+            return {}, [f"the store cannot be filled: {filled[-1]}"]
     counts: collections.Counter[str] = collections.Counter()
     violations = []
     for number in range(rounds):
         shutil.rmtree(broken, ignore_errors=True)
-        shutil.copytree(whole, broken)
+        which = number % len(KINDS)
+        shutil.copytree(folder / f"whole-{which}", broken)
         path, harm = damage(broken, chance)
         log = folder / "child.log"
         log.unlink(missing_ok=True)
-        done = run(lambda: _look(broken, filled.value), log=log)
+        done = run(lambda n=which: _look(broken, filled[n].value, KINDS[n]), log=log)
         counts[harm] += 1
         kind = _kind(done)
         counts[kind] += 1
@@ -65,14 +70,14 @@ def damage_often(
     return dict(sorted(counts.items())), violations
 
 
-def _look(path: Path, kept: dict[str, str]) -> dict[str, Any]:
+def _look(path: Path, kept: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
     """Ask a damaged store; tell what is wrong, and whether the damage was noticed."""
     seen: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("centroidkv").addHandler(handler)
-    wrong = wrong_answers(path, kept)
-    with open_engine(path) as engine:
+    wrong = wrong_answers(path, kept, **settings)
+    with open_engine(path, **settings) as engine:
         problems = engine.check().problems
     return {"wrong": wrong, "is_noticed": bool(seen or problems)}
 

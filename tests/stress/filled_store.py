@@ -1,6 +1,7 @@
 """A small store that holds something of everything that a store can hold."""
 
 from pathlib import Path
+from typing import Any
 
 from stress_parts import NEW_QUESTIONS, open_engine
 
@@ -12,10 +13,10 @@ from word_bank import QUESTIONS, ask, search
 __all__ = ["fill", "wrong_answers"]
 
 
-def fill(path: Path) -> dict[str, str]:
+def fill(path: Path, **settings: Any) -> dict[str, str]:
     """Fill a store in two plan versions; return the answers kept in it, by id."""
     kept: dict[str, str] = {}
-    with open_engine(path) as engine:
+    with open_engine(path, **settings) as engine:
         for clusters in (3, 2):
             engine.build(
                 questions=QUESTIONS, retriever=search, num_clusters=clusters, max_pins=1, pca_dim=8
@@ -33,10 +34,10 @@ def fill(path: Path) -> dict[str, str]:
     return kept
 
 
-def wrong_answers(path: Path, kept: dict[str, str]) -> list[str]:
+def wrong_answers(path: Path, kept: dict[str, str], **settings: Any) -> list[str]:
     """Say what of a store's answers is wrong: other tokens than computed ones, other texts kept."""
     wrong = []
-    with open_engine(path) as engine:
+    with open_engine(path, **settings) as engine:
         for question in [QUESTIONS[0], QUESTIONS[4], NEW_QUESTIONS[1]]:
             done, cold = ask(engine, question), ask(engine, question, reuse="off")
             if done.token_ids != cold.token_ids:

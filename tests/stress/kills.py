@@ -6,7 +6,8 @@ Each round lets a child build, warm, serve, refit, roll back, repair or forget o
 it (SIGKILL) at a moment drawn over the time that takes. Another child then opens the store, asks,
 compares with answers computed anew, and looks for what was promised before the kill: what a
 `flush` that returned had stored, answers that were kept, a plan that was put in force. Two stores
-take turns: one with room for everything, one whose disk budget is far too small.
+take turns: one with room for everything, one that is encrypted and whose disk budget is far too
+small.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from branches import Branch, run
-from stress_parts import NEW_QUESTIONS, answers_differ, open_engine
+from stress_parts import NEW_QUESTIONS, SEALED, answers_differ, open_engine
 from told import told
 
 from centroidkv import Engine
@@ -161,7 +162,7 @@ class Rounds:
         return Journal(self._folder / f"journal-{is_small}")
 
     def _open(self, is_small: bool) -> Engine:
-        settings = {"disk_budget_bytes": SMALL} if is_small else {}
+        settings = {"disk_budget_bytes": SMALL, **SEALED} if is_small else {}
         return open_engine(self._path(is_small), near_misses=2, **settings)
 
     def _act(self, name: str, is_small: bool, seed: int) -> None:

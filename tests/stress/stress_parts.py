@@ -3,6 +3,7 @@
 Everything is imported and the model made before anything is forked; no thread is started.
 """
 
+import base64
 import os
 import sys
 from pathlib import Path
@@ -21,9 +22,11 @@ from word_bank import ask
 
 torch.set_num_threads(1)
 
-__all__ = ["NEW_QUESTIONS", "answers_differ", "open_engine"]
+__all__ = ["NEW_QUESTIONS", "SEALED", "answers_differ", "open_engine"]
 
 MODEL = wrap_model(make_llama(), make_tokenizer())
+# What makes a store an encrypted one.
+SEALED = {"encryption_key": base64.b64encode(bytes(range(32))).decode()}
 NEW_QUESTIONS = [
     "is my lost card blocked at once",
     "when does a wire to another country arrive",
