@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from centroidkv import Completion, Engine, Passage
+from centroidkv.routing.calibration import LabelledPair
 
 PASSAGES = {
     "card": "A lost card is blocked in the app at once, and a new card arrives in five days. " * 3,
@@ -45,6 +46,25 @@ def build_and_warm(engine: Engine) -> None:
     report = engine.warm(lambda q: ask(engine, q))
     assert report.filled == report.num_clusters > 0, report
     assert report.problems == {}
+
+
+TOPICS = [
+    "block lost card", "wire another country", "repay loan early", "open savings account",
+    "change phone number", "order cheque book", "raise credit limit", "close joint account",
+]  # fmt: skip
+FRAMES = ["{}", "please {}", "how to {}", "can someone {}", "{} today", "{} now thanks"]
+
+
+def labelled() -> list[LabelledPair]:
+    """Wordings of one topic have one answer, those of two topics have not; as many of each."""
+    texts = [(t, f.format(t)) for t in TOPICS for f in FRAMES]
+    pairs = [
+        LabelledPair(a, b, topic == other)
+        for i, (topic, a) in enumerate(texts)
+        for other, b in texts[i + 1 :]
+    ]
+    same = [p for p in pairs if p.same_answer]
+    return [*same, *[p for p in pairs if not p.same_answer][:: len(pairs) // len(same)]]
 
 
 class Built(NamedTuple):

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from centroidkv.errors import ConfigError, StoreError
+from centroidkv.errors import CacheCorrupt, ConfigError, StoreError
 from centroidkv.files import set_aside
 from centroidkv.sqlite_checks import Checked, is_damage
 from centroidkv.sqlite_files import open_to_write
@@ -95,24 +95,35 @@ class AnswerStore:
         row = self._run(lambda db: db.execute(query, (self.namespace, answer_id)).fetchone())
         return self._answer(answer_id, *row) if row else None
 
-    def _answer(self, answer_id: str, question: object, answer: object) -> Answer:
-        take = self._vault.take_text
-        return Answer(answer_id, take(question, _QUESTION), take(answer, _ANSWER), 0.0)
+    # What cannot be read counts as not there.
 
-    def _vector(self, embedding: object) -> FloatArray:
-        return np.frombuffer(self._vault.take(embedding, _EMBEDDING), np.float32)
+    def _answer(self, answer_id: str, question: object, answer: object) -> Answer | None:
+        take = self._vault.take_text
+        try:
+            return Answer(answer_id, take(question, _QUESTION), take(answer, _ANSWER), 0.0)
+        except (CacheCorrupt, ValueError):
+            return None
+
+    def _vector(self, embedding: object) -> FloatArray | None:
+        try:
+            return np.frombuffer(self._vault.take(embedding, _EMBEDDING), np.float32)
+        except (CacheCorrupt, ValueError):
+            return None
 
     def nearest(self, scope: str, vector: FloatArray) -> Answer | None:
         """Return the answer whose question is nearest to `vector`, [dim], within a scope."""
         columns = "id, question, answer, embedding"
         query = f"SELECT {columns} FROM sound_answers WHERE namespace = ? AND scope = ?"
         rows = self._run(lambda db: db.execute(query, (self.namespace, scope)).fetchall())
-        if not rows:
+        held = [(row, own) for row in rows if (own := self._vector(row[3])) is not None]
+        if not held:
             return None
-        known = np.stack([self._vector(r[3]) for r in rows])
+        known = np.stack([own for _, own in held])
         distances = np.linalg.norm(known - vector, axis=1)
         best = int(distances.argmin())
-        found = self._answer(*rows[best][:3])
+        found = self._answer(*held[best][0][:3])
+        if found is None:
+            return None
         return replace(found, distance=float(distances[best]), vector=known[best])
 
     def put(
@@ -167,7 +178,8 @@ class AnswerStore:
             " WHERE namespace = ? AND scope = ? ORDER BY number"
         )
         rows = self._run(lambda db: db.execute(query, (self.namespace, scope)).fetchall())
-        return [(self._answer(i, q, a), self._vector(e)) for i, q, a, e in rows]
+        held = [(self._answer(i, q, a), self._vector(e)) for i, q, a, e in rows]
+        return [(one, own) for one, own in held if one is not None and own is not None]
 
     def delete_scope(self, scope: str) -> int:
         """Forget the answers of a scope, in every namespace; return how many."""
@@ -193,7 +205,7 @@ class AnswerStore:
         )
         limit = float("inf") if before_s is None else before_s
         rows = self._run(lambda db: db.execute(query, (self.namespace, limit)).fetchall())
-        return [self._answer(*row) for row in rows]
+        return [one for row in rows if (one := self._answer(*row)) is not None]
 
     def settle_clock(self, now_s: float) -> None:
         """Take what seems to come from after `now_s` for new: the clock was set back."""

@@ -105,7 +105,10 @@ def _rekey(console: Console, options: argparse.Namespace) -> int:
     if old is None or new is None:
         raise ConfigError("give the key of now, too: --encryption-key env:NAME")
     change_key(options.store, old, new)
-    text = f"{options.store} opens with the new key; what it holds was not written again"
+    text = (
+        f"{options.store} opens with the new key; what it holds was not written again, and a "
+        "remote without a key of its own begins anew"
+    )
     console.show(options, {"store": str(options.store)}, text)
     return 0
 

@@ -21,6 +21,7 @@ from centroidkv.types import FloatArray, Passage
 from centroidkv.vault import IN_THE_CLEAR, Vault
 
 __all__ = [
+    "FILE",
     "KnowledgeBase",
     "Questions",
     "read_domain_settings",

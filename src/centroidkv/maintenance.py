@@ -1,17 +1,20 @@
 """What a store holds, and whether it is sound. Needs no model and no embedder."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from centroidkv.answers import AnswerStore
+from centroidkv.bounds import MOST_TEXT_BYTES
 from centroidkv.codec_report import CodecReport, read_reports
 from centroidkv.errors import CacheError
 from centroidkv.figures import Figures, read_figures
 from centroidkv.files import set_aside
 from centroidkv.health import Health, health_of
+from centroidkv.knowledge import FILE
 from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.disk import DiskBlocks
@@ -140,6 +143,7 @@ def check_store(store: Store, *, repair: bool = False, router: Router | None = N
     _check_files(disk, problems, repaired, repair=repair)
     _check_plans(store, problems, repaired, repair=repair)
     _check_texts(store, problems, repaired, repair=repair)
+    _check_passages(store, problems, repaired, repair=repair)
     _check_index(store, router, problems, repaired, repair=repair)
     return CheckReport(disk.manifest.num_blocks(), len(store.plans.files()), problems, repaired)
 
@@ -213,6 +217,21 @@ def _check_texts(store: Store, problems: list[str], repaired: list[str], *, repa
                 repaired.append(f"{name}: removed damaged rows")
 
 
+def _check_passages(
+    store: Store, problems: list[str], repaired: list[str], *, repair: bool
+) -> None:
+    """Look whether the command line's knowledge base can be read."""
+    path = store.path / FILE
+    try:
+        if path.exists():
+            store.vault.read(path, MOST_TEXT_BYTES).decode("utf-8-sig")
+    except (CacheError, OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path} cannot be read: {error}")
+        if repair:
+            set_aside(path, store.path / "quarantine")
+            repaired.append(f"set aside {path.name}")
+
+
 def _check_index(
     store: Store, router: Router | None, problems: list[str], repaired: list[str], *, repair: bool
 ) -> None:
@@ -227,6 +246,9 @@ def _check_index(
     if store.config.chroma is not None:
         _check_server(store, plan, problems, repaired, repair=repair)
         return
+    if store.vault.is_sealed:
+        _check_no_chroma(store, problems, repaired, repair=repair)
+        return
     from centroidkv.routing.chroma_index import EmbeddedChroma
     from centroidkv.routing.index_folder import embedded_faults
 
@@ -236,6 +258,18 @@ def _check_index(
     if faults and repair and plan is not None:
         EmbeddedChroma(folder, quarantine=store.path / "quarantine").open(plan).close()
         repaired.append("rebuilt the centroid index from the plan")
+
+
+def _check_no_chroma(
+    store: Store, problems: list[str], repaired: list[str], *, repair: bool
+) -> None:
+    """An encrypted store has no Chroma folder: texts would lie in clear in it."""
+    folder = store.path / "chroma"
+    if folder.exists():
+        problems.append(f"{folder}: an encrypted store has none, and what is in it is in clear")
+        if repair:
+            shutil.rmtree(folder)
+            repaired.append("removed a Chroma folder")
 
 
 def _check_server(

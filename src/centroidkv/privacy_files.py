@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from centroidkv.bounds import MOST_TEXT_BYTES
+from centroidkv.errors import CacheError
 from centroidkv.figures import FigureFile, read_figures
 from centroidkv.kv.holdings import Holdings
 from centroidkv.privacy_report import Held
@@ -56,12 +57,21 @@ class PassageFilePlace:
         self._vault = vault
 
     def find(self, wanted: Wanted) -> list[Held]:
-        return [Held(self.name, p.id, p.text) for _, p in self._rows() if wanted.is_passage(p)]
+        try:
+            return [Held(self.name, p.id, p.text) for _, p in self._rows() if wanted.is_passage(p)]
+        except (CacheError, UnicodeDecodeError):
+            return [Held(self.name, self._path.name, "")] if wanted.before_s is None else []
 
     def _rows(self) -> Iterator[tuple[str, Passage]]:
+        """Yield lines and what they hold.
+
+        Raises:
+            CacheError: The file is damaged, or not the store's.
+            UnicodeDecodeError: It is damaged.
+        """
         if not self._path.exists():
             return
-        text = self._vault.read(self._path, MOST_TEXT_BYTES).decode("utf-8")
+        text = self._vault.read(self._path, MOST_TEXT_BYTES).decode("utf-8-sig")
         for line in text.split("\n"):
             try:
                 row = json.loads(line)
@@ -70,7 +80,13 @@ class PassageFilePlace:
                 continue
 
     def forget(self, wanted: Wanted) -> int:
-        rows = list(self._rows())
+        try:
+            rows = list(self._rows())
+        except (CacheError, UnicodeDecodeError):
+            # Nothing tells what it held.
+            if wanted.before_s is None:
+                self._path.unlink(missing_ok=True)
+            return int(wanted.before_s is None)
         kept = [line for line, passage in rows if not wanted.is_passage(passage)]
         if len(kept) < len(rows):
             self._vault.write(self._path, "".join(f"{line}\n" for line in kept).encode())

@@ -4,6 +4,7 @@ The entry's name is bound in, so that no sealed entry can stand in for another. 
 what is sealed.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,8 +13,18 @@ from centroidkv.errors import CacheCorrupt, CacheMismatch, MissingExtra
 MARK = b"CKVSEAL1"
 NONCE_BYTES = 12
 TAG_BYTES = 16
+MOST_BYTES = (1 << 31) - 64
+STEADY_KEY_BYTES = 64
 
-__all__ = ["SEAL_BYTES", "TAG_BYTES", "Sealer", "SteadySealer", "derived_key", "is_sealed"]
+__all__ = [
+    "SEAL_BYTES",
+    "STEADY_KEY_BYTES",
+    "TAG_BYTES",
+    "Sealer",
+    "SteadySealer",
+    "derived_key",
+    "is_sealed",
+]
 
 SEAL_BYTES = len(MARK) + NONCE_BYTES + TAG_BYTES  # what sealing adds to an entry
 
@@ -38,9 +49,19 @@ class Sealer:
         self._cipher = AESGCM(key)
 
     def seal(self, raw: bytes, name: str) -> bytes:
-        """Return `raw` encrypted: mark, nonce, ciphertext with its tag."""
+        """Return `raw` encrypted: mark, nonce, ciphertext with its tag.
+
+        Raises:
+            OSError: It has 2 GiB or more.
+        """
+        return b"".join(self.seal_in_parts(raw, name))
+
+    def seal_in_parts(self, raw: bytes, name: str) -> tuple[bytes, bytes]:
+        """Do as `seal`; return what stands before the ciphertext, and that."""
+        if len(raw) > MOST_BYTES:
+            raise OSError(errno.EFBIG, "more than can be sealed in one", name)
         nonce = os.urandom(NONCE_BYTES)
-        return MARK + nonce + self._cipher.encrypt(nonce, raw, name.encode())
+        return MARK + nonce, self._cipher.encrypt(nonce, raw, name.encode())
 
     def open(self, sealed: bytes, name: str) -> bytes:
         """Return what was sealed under this key and name.
@@ -55,7 +76,9 @@ class Sealer:
             raise CacheMismatch(name, expected="a sealed entry", found="one in the clear")
         start = len(MARK) + NONCE_BYTES
         try:
-            return self._cipher.decrypt(sealed[len(MARK) : start], sealed[start:], name.encode())
+            # Not copied: it may be large.
+            text = memoryview(sealed)[start:]
+            return self._cipher.decrypt(sealed[len(MARK) : start], text, name.encode())
         except (InvalidTag, ValueError) as error:
             raise CacheCorrupt(Path(name), "altered, or sealed with another key") from error
 
@@ -63,7 +86,8 @@ class Sealer:
 class SteadySealer:
     """Seals the same bytes to the same bytes, so that they can be looked up: AES-SIV, RFC 5297.
 
-    Who sees two entries can tell whether they are equal, and nothing else of them but their length.
+    The key has 64 bytes. Who sees two entries can tell whether they are equal, and nothing else of
+    them but their length.
 
     Raises:
         MissingExtra: `cryptography` is not installed.
@@ -74,7 +98,7 @@ class SteadySealer:
             from cryptography.hazmat.primitives.ciphers.aead import AESSIV
         except ImportError as error:
             raise _missing() from error
-        self._cipher = AESSIV(derived_key(key, "rows", 64))
+        self._cipher = AESSIV(key)
 
     def seal(self, raw: bytes, name: str) -> bytes:
         """Return `raw` encrypted: its tag, then as many bytes as it has."""

@@ -82,9 +82,10 @@ class Checked:
         self._key = list(key)
         self._columns = list(columns)
 
-    def lay_out(self, db: sqlite3.Connection) -> None:
-        """Make the digests' table; rows of before count as sound. Make triggers and the view.
+    def lay_out(self, db: sqlite3.Connection, *, trusts_others: bool = True) -> None:
+        """Make the digests' table, triggers and the view.
 
+        Rows that have no digest, of a version before these, count as sound if `trusts_others`.
         These are the connection's own (`TEMP`): a file's schema is not trusted to call functions.
         """
         name, key = f"{self.table}_checks", ", ".join(self._key)
@@ -92,7 +93,7 @@ class Checked:
         is_new = not db.execute(query, (name,)).fetchone()
         table = f"CREATE TABLE IF NOT EXISTS {name} ({key}, digest BLOB NOT NULL,"
         db.execute(f"{table} PRIMARY KEY ({key})) WITHOUT ROWID")
-        if is_new:
+        if is_new and trusts_others:
             rows = f"SELECT {key}, row_digest({self._values(self.table)}) FROM {self.table}"
             db.execute(f"INSERT OR REPLACE INTO {name} {rows}")
         for trigger in self._triggers(name):
@@ -105,6 +106,8 @@ class Checked:
 
     def _triggers(self, name: str) -> list[str]:
         keys = ", ".join(f"NEW.{key}" for key in self._key)
+        # What else changes says nothing of a row that was damaged before.
+        columns = ", ".join(self._columns)
         # Not `INSERT OR REPLACE`: in a trigger, what the outer statement says of conflicts counts.
         put = (
             f"DELETE FROM {name} WHERE {self._same('NEW')};"
@@ -113,7 +116,7 @@ class Checked:
         drop = f"DELETE FROM {name} WHERE {self._same('OLD')}"
         return [
             f"noted AFTER INSERT ON main.{self.table} BEGIN {put}; END",
-            f"changed AFTER UPDATE ON main.{self.table} BEGIN {put}; END",
+            f"changed AFTER UPDATE OF {columns} ON main.{self.table} BEGIN {put}; END",
             f"left AFTER DELETE ON main.{self.table} BEGIN {drop}; END",
         ]
 
@@ -121,6 +124,12 @@ class Checked:
         """Count the rows that are not what was written; they are not served."""
         query = f"SELECT (SELECT COUNT(*) FROM {self.table}) - (SELECT COUNT(*) FROM {self.sound})"
         return int(db.execute(query).fetchone()[0])
+
+    def drop_if_unsound(self, db: sqlite3.Connection, where: str, values: Sequence[object]) -> None:
+        """Remove a row that is not what was written, so that it can be written anew."""
+        here, sound = (f"SELECT 1 FROM {name} WHERE {where}" for name in (self.table, self.sound))
+        if db.execute(here, values).fetchone() and not db.execute(sound, values).fetchone():
+            db.execute(f"DELETE FROM {self.table} WHERE {where}", values)
 
     def drop_unsound(self, db: sqlite3.Connection) -> None:
         """Remove the rows that are not what was written."""

@@ -44,25 +44,23 @@ def open_to_write(
         require_sound(connection)
         connection.executescript(schema)
         for table in checked:
-            table.lay_out(connection)
+            table.lay_out(connection, trusts_others=not digest_key)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def open_or_begin(
-    path: Path, schema: str, *, quarantine: Path, checked: Sequence[Checked] = ()
-) -> sqlite3.Connection:
+def open_or_begin(path: Path, schema: str, *, quarantine: Path) -> sqlite3.Connection:
     """Open a file to write; a damaged one is set aside with a warning, and a new one begun."""
     try:
-        return open_to_write(path, schema, checked=checked)
+        return open_to_write(path, schema)
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
         _log.warning("%s is damaged (%s); a new one is begun", path, error)
         set_aside(path, quarantine)
-        return open_to_write(path, schema, checked=checked)
+        return open_to_write(path, schema)
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:

@@ -23,6 +23,7 @@
     quarantine/         damaged files, set aside
 """
 
+import base64
 import contextlib
 import copy
 import logging
@@ -53,6 +54,7 @@ from centroidkv.queueing import RequestQueue
 from centroidkv.remote_settings import RemoteSettings
 from centroidkv.routing.history import History, open_history
 from centroidkv.routing.plan import Plan, PlanFolder
+from centroidkv.sealing import derived_key
 from centroidkv.single_flight import SingleFlight
 from centroidkv.store_marker import MARKER, create_store, open_vault
 from centroidkv.streaming import StreamingPolicy
@@ -155,7 +157,7 @@ class Store:
         return self.observers or NO_OBSERVER
 
     def open_index(self, plan: Plan) -> CentroidIndex:
-        """Open the centroid index of a plan, in Chroma.
+        """Open the centroid index of a plan: in Chroma, or of an encrypted store in memory.
 
         Raises:
             IndexUnavailable: The store's own Chroma is in use by another process, or refuses.
@@ -267,8 +269,10 @@ def _open_remote(config: EngineConfig, disk: DiskBlocks) -> RemoteBlocks | None:
                 disk.manifest.count([name])
 
     settings = RemoteSettings.given(config.remote)
-    if settings.key is None and config.encryption_key is not None:
-        settings = replace(settings, key=config.encryption_key)
+    key = config.encryption_key_bytes
+    if settings.key is None and key is not None:
+        own = base64.b64encode(derived_key(key, "remote")).decode()
+        settings = replace(settings, key=own)
     try:
         return open_remote(settings, count=count, standing=disk.manifest.standing)
     except BaseException:

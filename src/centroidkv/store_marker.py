@@ -12,9 +12,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from centroidkv.bounds import plain_json, read_bounded
-from centroidkv.errors import CacheError, StoreError
+from centroidkv.errors import CacheError, StoreError, StoreNotFound
 from centroidkv.files import UNFINISHED, write_atomic
-from centroidkv.sealing import Sealer
+from centroidkv.sealing import Sealer, is_sealed
 from centroidkv.secret_keys import KEY_BYTES
 from centroidkv.vault import IN_THE_CLEAR, SealedVault, Vault
 
@@ -34,7 +34,11 @@ def create_store(folder: Path, key: bytes | None) -> None:
         StoreError: There is something else in it, or it cannot be written.
         MissingExtra: `cryptography` is not installed.
     """
-    if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
+    is_strange = folder.exists() and (
+        not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))
+    )
+    # Looked for behind the others: whoever makes a store meanwhile writes the marker first.
+    if is_strange and not (folder / MARKER).exists():
         raise StoreError(
             f"{folder} exists and is not a centroidkv store; give an empty or a new folder"
         )
@@ -45,11 +49,26 @@ def create_store(folder: Path, key: bytes | None) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         # Another process may make it at the same time, with another store key.
-        with FileLock(folder / f"{UNFINISHED}{MARKER}", mode=0o600):
+        with _alone(folder):
             if not (folder / MARKER).exists():
-                write_atomic(folder / MARKER, json.dumps(values).encode())
+                _write(folder, values)
     except OSError as error:
         raise StoreError(f"cannot create a store at {folder}: {error.strerror}") from error
+
+
+def _alone(folder: Path) -> FileLock:
+    return FileLock(folder / f"{UNFINISHED}{MARKER}", mode=0o600)
+
+
+def _write(folder: Path, values: dict[str, object]) -> None:
+    """Write the marker, and have it written before anything is said of it."""
+    write_atomic(folder / MARKER, json.dumps(values).encode())
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _is_foreign(path: Path) -> bool:
@@ -67,8 +86,8 @@ def open_vault(folder: Path, key: bytes | None) -> Vault:
     values = _read(folder)
     if key is None and values["format"] == SEALED_FORMAT:
         raise StoreError(
-            f"the store {folder} is encrypted; give its key: encryption_key='env:NAME' of a "
-            "variable that holds it"
+            f"the store {folder} is encrypted; give its key: Engine.open(..., "
+            "encryption_key='env:NAME'), or --encryption-key env:NAME"
         )
     if key is None:
         return IN_THE_CLEAR
@@ -84,15 +103,18 @@ def change_key(folder: Path, key: bytes, new_key: bytes) -> None:
     """Let a store be opened with another key from now on; what is stored stays as it is.
 
     Raises:
+        StoreNotFound: There is none.
         StoreError: It is not encrypted, or not with `key`, or cannot be written.
         MissingExtra: `cryptography` is not installed.
     """
-    values = _read(folder)
-    if values["format"] == FORMAT:
-        raise StoreError(f"the store {folder} was made without encryption_key; it has none")
-    sealed = _sealed(_opened(folder, values, key), new_key)
+    if not (folder / MARKER).exists():
+        raise StoreNotFound(f"there is no store at {folder}")
     try:
-        write_atomic(folder / MARKER, json.dumps(sealed).encode())
+        with _alone(folder):
+            values = _read(folder)
+            if values["format"] == FORMAT:
+                raise StoreError(f"the store {folder} was made without encryption_key; it has none")
+            _write(folder, _sealed(_opened(folder, values, key), new_key))
     except OSError as error:
         raise StoreError(f"cannot write {folder / MARKER}: {error.strerror}") from error
 
@@ -126,13 +148,22 @@ def _read(folder: Path) -> dict[str, object]:
         values = plain_json(read_bounded(marker, _MOST_BYTES))
         found = values["format"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise StoreError(
-            f"{marker} cannot be read ({error}); if this is a store that is not encrypted, write "
-            f'{{"format": {FORMAT}}} into that file'
-        ) from error
+        remedy = f'if this is a store, write {{"format": {FORMAT}}} into that file'
+        if _holds_sealed(folder):
+            remedy = "the store is encrypted and lost without it: put a copy of that file back"
+        raise StoreError(f"{marker} cannot be read ({error}); {remedy}") from error
     if type(found) is not int or found not in (FORMAT, SEALED_FORMAT):
         raise StoreError(
             f"{folder} has store format {found!r:.20}, this version reads {FORMAT} and "
             f"{SEALED_FORMAT}; use the version that wrote it, or build a new store"
         )
     return dict(values)
+
+
+def _holds_sealed(folder: Path) -> bool:
+    """Tell whether the first block or plan of a folder is sealed."""
+    for pattern in ("blocks/??/*.safetensors", "plans/*.plan"):
+        for path in folder.glob(pattern):
+            with path.open("rb") as file:
+                return is_sealed(file.read(16))
+    return False

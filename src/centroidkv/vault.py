@@ -9,7 +9,14 @@ from pathlib import Path
 from centroidkv.bounds import read_bounded
 from centroidkv.errors import CacheCorrupt
 from centroidkv.files import write_atomic
-from centroidkv.sealing import SEAL_BYTES, TAG_BYTES, Sealer, SteadySealer, derived_key
+from centroidkv.sealing import (
+    SEAL_BYTES,
+    STEADY_KEY_BYTES,
+    TAG_BYTES,
+    Sealer,
+    SteadySealer,
+    derived_key,
+)
 
 __all__ = ["IN_THE_CLEAR", "SealedVault", "Vault"]
 
@@ -78,11 +85,11 @@ class SealedVault(Vault):
 
     def __init__(self, key: bytes) -> None:
         self._files = Sealer(derived_key(key, "files"))
-        self._columns = SteadySealer(key)
+        self._columns = SteadySealer(derived_key(key, "rows", STEADY_KEY_BYTES))
         self.digest_key = derived_key(key, "digests")
 
     def write(self, path: Path, *parts: bytes | memoryview) -> int:
-        return super().write(path, self._files.seal(b"".join(parts), path.name))
+        return super().write(path, *self._files.seal_in_parts(b"".join(parts), path.name))
 
     def read(self, path: Path, most_bytes: int) -> bytes:
         sealed = read_bounded(path, most_bytes + SEAL_BYTES)

@@ -141,3 +141,25 @@ def test_every_error_is_in_the_tree_that_its_docstring_draws() -> None:
     for name in errors.__all__:
         assert name in (errors.__doc__ or ""), name
         assert issubclass(getattr(errors, name), errors.CentroidKVError)
+
+
+TAKES_VAULT = {"DiskBlocks", "Manifest", "History", "open_history", "AnswerStore", "DraftStore",
+               "PlanFolder", "load_plan", "save_plan", "load_block", "save_block", "save_coded",
+               "PromptHeads", "ForgetLog", "load_parts", "save_parts"}  # fmt: skip
+KNOWLEDGE = {"save", "load"}  # of `KnowledgeBase` and `Calibration`, by their receivers' names
+
+
+def test_what_a_store_holds_is_written_and_read_with_its_vault() -> None:
+    without = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            receiver, _, name = called.rpartition(".")
+            is_kept = name in KNOWLEDGE and receiver in ("KnowledgeBase", "base", "fitted",
+                                                         "Calibration")  # fmt: skip
+            given = ast.unparse(ast.Tuple([*node.args, *(k.value for k in node.keywords)]))
+            if (name in TAKES_VAULT or is_kept) and "vault" not in given:
+                without.append(f"{path.name}:{node.lineno} {called}")
+    assert without == []

@@ -8,26 +8,7 @@ import pytest
 from centroidkv import Engine
 from centroidkv.errors import ConfigError, NotCalibrated
 from centroidkv.langchain import CentroidKVAnswerCache, CentroidKVLLM
-from centroidkv.routing.calibration import LabelledPair
-from word_bank import search
-
-TOPICS = [
-    "block lost card", "wire another country", "repay loan early", "open savings account",
-    "change phone number", "order cheque book", "raise credit limit", "close joint account",
-]  # fmt: skip
-FRAMES = ["{}", "please {}", "how to {}", "can someone {}", "{} today", "{} now thanks"]
-
-
-def labelled() -> list[LabelledPair]:
-    """Wordings of one topic have one answer, those of two topics have not; as many of each."""
-    texts = [(t, f.format(t)) for t in TOPICS for f in FRAMES]
-    pairs = [
-        LabelledPair(a, b, topic == other)
-        for i, (topic, a) in enumerate(texts)
-        for other, b in texts[i + 1 :]
-    ]
-    same = [p for p in pairs if p.same_answer]
-    return [*same, *[p for p in pairs if not p.same_answer][:: len(pairs) // len(same)]]
+from word_bank import FRAMES, TOPICS, labelled, search
 
 
 @pytest.fixture

@@ -16,19 +16,26 @@ from hypothesis import strategies as st
 from centroidkv import Engine
 from centroidkv.answers import Answer
 from centroidkv.config import EngineConfig
-from centroidkv.errors import CacheCorrupt, CacheMismatch, ConfigError, StoreError
+from centroidkv.errors import (
+    CacheCorrupt,
+    CacheMismatch,
+    ConfigError,
+    StoreError,
+    StoreNotFound,
+)
 from centroidkv.forget_log import ForgetLog
 from centroidkv.knowledge import KnowledgeBase
 from centroidkv.kv.blocks import block_id, namespace_id, pack
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow, Manifest
+from centroidkv.maintenance import check_store
 from centroidkv.privacy_wanted import Wanted
 from centroidkv.store import Store
 from centroidkv.store_marker import change_key, create_store, open_vault
 from centroidkv.types import Passage
 from centroidkv.vault import IN_THE_CLEAR, SealedVault
 from small_parts import make_block
-from word_bank import PASSAGES, QUESTIONS, ask, build_twice
+from word_bank import PASSAGES, QUESTIONS, ask, build_twice, labelled, search
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 OTHER_KEY = base64.b64encode(bytes(32)).decode()
@@ -51,6 +58,17 @@ def everything_in(engine: Engine) -> dict[str, bytes]:
     base.save(engine.store.path, engine.store.vault)
     ids = engine.model.encode(NEW, chat_template=False).token_ids
     engine._policies.blend.heads.add(ids)
+    passage = Passage("own-id-of-Quibble", "Mr Quibble may enter. " * 4, {"title": "On Quibbles"})
+    engine.build(
+        questions=QUESTIONS,
+        domains=["quibbling"] * 4 + ["other"] * 5,
+        retriever=lambda q: [*search(q), passage],
+        num_clusters=2,
+        pca_dim=8,
+    )
+    acme = engine.for_tenant("Quibble and Sons")
+    ask(acme, NEW)
+    engine.calibrate(labelled())
     engine.flush()
     row = next(iter(engine.store.blocks.disk.manifest.rows()))
     block = engine.store.blocks.get(row.id)
@@ -62,6 +80,10 @@ def everything_in(engine: Engine) -> dict[str, bytes]:
         "passage": PASSAGES["card"][:24].encode(),
         "the knowledge base": PASSAGES["loan"][:24].encode(),
         "kept answer": b"Mr Quibble",
+        "domain": b"quibbling",
+        "metadata": b"On Quibbles",
+        "id of a passage": b"own-id-of-Quibble",
+        "labelled word": b'"card": ',
         "embedding": np.asarray(vector, np.float32).tobytes()[:24],
         "tokens": pack(row.token_ids[:12]),
         "tokens in a block": pack(row.token_ids[:12]).hex().encode(),
@@ -158,6 +180,8 @@ def test_the_key_can_be_changed(open_engine: Opening, tmp_path: Path) -> None:
     assert done.usage.cached_tokens > 64
     assert done.token_ids == cold.token_ids
     open_engine(tmp_path / "clear").close()
+    with pytest.raises(StoreNotFound):
+        change_key(tmp_path / "nothing", bytes(32), bytes(32))
     with pytest.raises(StoreError, match="made without"):
         change_key(tmp_path / "clear", bytes(32), bytes(32))
 
@@ -176,6 +200,21 @@ def test_processes_that_make_a_store_at_once_agree_on_its_key(tmp_path: Path) ->
         thread.join()
     assert len({vault.put(b"x", "column") for vault in vaults}) == 1
     assert len(vaults) == 8
+
+
+def test_a_store_that_another_process_has_just_made_is_opened(tmp_path: Path) -> None:
+    create_store(tmp_path / "store", bytes(32))
+    (tmp_path / "store/manifest.sqlite").write_bytes(b"")
+    create_store(tmp_path / "store", bytes(32))
+    assert open_vault(tmp_path / "store", bytes(32)).is_sealed
+
+
+def test_a_lost_key_is_not_taken_for_a_store_in_the_clear(sealed: Engine, tmp_path: Path) -> None:
+    build_twice(sealed)
+    sealed.close()
+    (tmp_path / "store/store.json").write_text("{")
+    with pytest.raises(StoreError, match="put a copy of that file back"):
+        Store.open(tmp_path / "store")
 
 
 # what somebody else changes
@@ -221,18 +260,91 @@ def test_a_damaged_manifest_is_made_again_from_sealed_blocks(tmp_path: Path) -> 
     disk.close()
 
 
-def test_an_answer_under_anothers_prompt_is_not_served(sealed: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("without_digests", [False, True])
+def test_an_answer_under_anothers_prompt_is_not_served(
+    sealed: Engine, open_engine: Opening, tmp_path: Path, without_digests: bool
+) -> None:
     vector = np.zeros(64, np.float32)
     for own in ("one", "two"):
         sealed.answers.put(Answer(own, own, own, 0.0), scope="s", vector=vector)
     sealed.close()
     with sqlite3.connect(tmp_path / "store/answers.sqlite") as db:
         db.execute("UPDATE answers SET answer = (SELECT answer FROM answers WHERE id = 'one')")
+        if without_digests:
+            db.execute("DROP TABLE answers_checks")
     db.close()
+    engine = open_engine(encryption_key=KEY)
+    assert engine.answers.get("two") is None
+    assert engine.answers.faults() == [f"answers: {2 if without_digests else 1} damaged rows"]
+    assert engine.check(repair=True).problems
+    assert engine.check().problems == []
+
+
+def test_an_answer_that_does_not_open_is_not_there(sealed: Engine, tmp_path: Path) -> None:
+    for _ in range(2):
+        ask(sealed, NEW, reuse="representative")
+    vector = sealed.router.embedder.embed([NEW])[0]
+    sealed.answers.put(Answer("1", NEW, "yes", 0.0), scope="s", vector=vector)
+    store = sealed.answers
+    store._run(lambda db: db.execute("UPDATE answers SET answer = x'00', question = x'11'"))
+    assert store.get("1") is None
+    assert store.nearest("s", vector) is None
+    assert store.scoped("s") == store.all() == []
+    assert ask(sealed, NEW, reuse="representative").token_ids
+
+
+def test_a_damaged_question_stays_damaged_until_it_comes_again(
+    sealed: Engine, tmp_path: Path
+) -> None:
+    build_twice(sealed)
+    ask(sealed, NEW)
+    sealed.flush()
+    history = sealed._learner.history
+    assert history is not None
+    with sqlite3.connect(tmp_path / "store/history.sqlite", timeout=10) as db:
+        damaged = "passages = zeroblob(40)"
+        db.execute(f"UPDATE seen SET {damaged} WHERE number = (SELECT MAX(number) FROM seen)")
+        db.execute(f"UPDATE seen SET {damaged} WHERE number = (SELECT MIN(number) FROM seen)")
+    db.close()
+    known = len(history.all())
+    history.place([a.question for a in history.all()])
+    history.settle_clock(0.0)
+    history.replace_passages({})
+    assert history.faults() == ["history: 2 damaged rows in seen"]
+    ask(sealed, NEW)
+    sealed.flush()
+    assert history.faults() == ["history: 1 damaged rows in seen"]
+    assert len(history.all()) == known + 1
+    sealed.refit(lambda q: ask(sealed, q))
+    assert sealed.forget(question=NEW).is_proven
+    assert sealed.forget(everything=True).is_proven
+
+
+def test_a_damaged_knowledge_base_is_found_and_goes_with_any_text(
+    sealed: Engine, tmp_path: Path
+) -> None:
+    base = KnowledgeBase([Passage.of(PASSAGES["loan"])], sealed.router.embedder)
+    base.save(sealed.store.path, sealed.store.vault)
+    path = tmp_path / "store/passages.jsonl"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert any("passages.jsonl" in problem for problem in sealed.check().problems)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        KnowledgeBase.load(sealed.store.path, sealed.router.embedder, sealed.store.vault)
+    report = sealed.forget(question="whatever it was")
+    assert report.is_proven
+    assert not path.exists()
+    assert sealed.check().problems == []
+
+
+def test_a_chroma_folder_does_not_belong_there(sealed: Engine, tmp_path: Path) -> None:
+    build_twice(sealed)
+    sealed.close()
+    (tmp_path / "store/chroma").mkdir()
     store = Store.open(tmp_path / "store", EngineConfig(encryption_key=KEY))
-    found = store.open_answers("")
-    assert found.faults() == ["answers: 1 damaged rows"]
-    found.close()
+    assert any("chroma" in problem for problem in check_store(store).problems)
+    check_store(store, repair=True)
+    assert not (tmp_path / "store/chroma").exists()
+    assert check_store(store).problems == []
     store.close()
 
 

@@ -192,6 +192,7 @@ class Holdings:
             rows = [(block,) for block in ids]
             db.executemany("DELETE FROM prefixes WHERE block = ?", rows)
             db.executemany("DELETE FROM blocks WHERE id = ?", rows)
+            self._manifest._tokens.forget(ids)
         if failed is not None:
             raise OSError(failed)
 

@@ -111,7 +111,8 @@ class Manifest:
         self, parent: str, token_ids: Sequence[int]
     ) -> list[tuple[str, tuple[int, ...]]]:
         """Return the children just before and just after `token_ids` in token order."""
-        return self._tokens.neighbours(parent, token_ids)
+        with self._lock:
+            return self._tokens.neighbours(parent, token_ids)
 
     def add(self, *rows: BlockRow) -> None:
         """Insert blocks at once; one that is known already stays as it is."""
@@ -152,8 +153,10 @@ class Manifest:
             db.execute("DELETE FROM blocks WHERE id = ?", (old,))
 
     def remove(self, block_ids: Iterable[str]) -> None:
+        gone = list(block_ids)
         with self._writing() as db:
-            db.executemany("DELETE FROM blocks WHERE id = ?", [(b,) for b in block_ids])
+            db.executemany("DELETE FROM blocks WHERE id = ?", [(b,) for b in gone])
+            self._tokens.forget(gone)
 
     def evict(self, block_ids: Sequence[str]) -> None:
         """Remove blocks for want of room: the store's age becomes what the best was worth."""
@@ -163,6 +166,7 @@ class Manifest:
             for block in block_ids:
                 db.execute(f"INSERT INTO clocks {age} {older}", (block,))
                 db.execute("DELETE FROM blocks WHERE id = ?", (block,))
+            self._tokens.forget(block_ids)
 
     def touch(self, block_ids: Sequence[str]) -> None:
         """Mark blocks as just used."""

@@ -4,7 +4,7 @@ In the clear SQLite finds neighbours by an index, since byte order is token orde
 no order, so the children of a block are all looked at; what they were does not change with an id.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from centroidkv.errors import CacheCorrupt
 from centroidkv.kv.blocks import pack, unpack
@@ -12,7 +12,8 @@ from centroidkv.kv.manifest_rows import is_child
 from centroidkv.vault import Vault
 
 NAME = "blocks.tokens"
-MOST_KNOWN = 100_000
+MOST_BYTES = 32 << 20
+KEPT_BYTES = 200  # what an entry takes besides its tokens
 
 Query = Callable[..., list[tuple[object, ...]]]
 
@@ -30,7 +31,9 @@ class TokenColumn:
     def __init__(self, vault: Vault, query: Query) -> None:
         self._vault = vault
         self._query = query
-        self._known: dict[str, tuple[int, ...]] = {}
+        # Packed, by id: what a block holds never changes. Those of one parent at the least.
+        self._known: dict[str, bytes] = {}
+        self._known_bytes = 0
 
     def count_in(self, column: str) -> str:
         """Return SQL that counts the tokens of a column."""
@@ -65,29 +68,48 @@ class TokenColumn:
     def _among_all(
         self, parent: str, token_ids: tuple[int, ...]
     ) -> list[tuple[str, tuple[int, ...]]]:
-        before: tuple[tuple[int, ...], str] | None = None
-        after: tuple[tuple[int, ...], str] | None = None
-        for block, value in self._query("SELECT id, tokens FROM blocks WHERE parent = ?", parent):
-            own = self._of(str(block), parent, value)
-            if not own:
-                continue
-            if own < token_ids:
-                before = max(before or (own, str(block)), (own, str(block)))
-            else:
-                after = min(after or (own, str(block)), (own, str(block)))
-        return [(block, own) for own, block in filter(None, (before, after))]
+        wanted = pack(token_ids)
+        before: tuple[bytes, str] | None = None
+        after: tuple[bytes, str] | None = None
+        for block, own in self._children(parent):
+            if own < wanted:
+                if before is None or own > before[0]:
+                    before = own, block
+            elif after is None or own < after[0]:
+                after = own, block
+        return [(block, unpack(own)) for own, block in filter(None, (before, after))]
 
-    def _of(self, block: str, parent: str, value: object) -> tuple[int, ...]:
-        """Return a block's tokens, () if they are damaged."""
-        known = self._known.get(block)
-        if known is None:
-            own = _tokens(self.take(value))
-            known = own if is_child(block, parent, own) else ()
-            if known:
-                if len(self._known) >= MOST_KNOWN:
-                    self._known.clear()
-                self._known[block] = known
-        return known
+    def _children(self, parent: str) -> Iterator[tuple[str, bytes]]:
+        """Yield the children of a block with their packed tokens, but for damaged ones."""
+        ids = [str(row[0]) for row in self._query("SELECT id FROM blocks WHERE parent = ?", parent)]
+        if any(block not in self._known for block in ids):
+            self._learn(parent)
+        for block in ids:
+            own = self._known.get(block)
+            if own:
+                yield block, own
+
+    def _learn(self, parent: str) -> None:
+        """Open the tokens of a block's children that are not known yet."""
+        for row in self._query("SELECT id, tokens FROM blocks WHERE parent = ?", parent):
+            block = str(row[0])
+            if block in self._known:
+                continue
+            raw = self.take(row[1]) or b""
+            self._known[block] = raw if is_child(block, parent, _tokens(raw)) else b""
+            self._known_bytes += len(raw) + KEPT_BYTES
+        if self._known_bytes > MOST_BYTES:
+            others = self._query("SELECT id FROM blocks WHERE parent = ?", parent)
+            kept = {str(row[0]) for row in others}
+            self._known = {b: raw for b, raw in self._known.items() if b in kept}
+            self._known_bytes = sum(len(raw) + KEPT_BYTES for raw in self._known.values())
+
+    def forget(self, block_ids: Iterable[str]) -> None:
+        """Keep no tokens of blocks that are gone."""
+        for block in block_ids:
+            raw = self._known.pop(block, None)
+            if raw is not None:
+                self._known_bytes -= len(raw) + KEPT_BYTES
 
 
 def _tokens(value: object) -> tuple[int, ...]:

@@ -9,13 +9,15 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
+from centroidkv.errors import CacheCorrupt
 from centroidkv.files import set_aside
 from centroidkv.sqlite_checks import Checked, is_damage
 from centroidkv.sqlite_files import open_to_write
@@ -24,6 +26,8 @@ from centroidkv.types import FloatArray, Passage
 from centroidkv.vault import IN_THE_CLEAR, Vault
 
 _log = logging.getLogger("centroidkv")
+
+T = TypeVar("T")
 
 __all__ = ["Asked", "History", "Seen", "open_history"]
 
@@ -126,7 +130,7 @@ class History:
                 if name not in known:
                     db.execute(f"ALTER TABLE seen ADD COLUMN {name} {kind}")
         for table in (_SEEN, _PASSAGES):
-            table.lay_out(self._db)
+            table.lay_out(self._db, trusts_others=not vault.is_sealed)
 
     def close(self) -> None:
         with self._lock:
@@ -147,6 +151,8 @@ class History:
         """Remember a question; of one that is known already, that it came again."""
         with self._writing() as db:
             self._add_passages(db, passages)
+            row = (self.namespace, self._question(seen.question))
+            _SEEN.drop_if_unsound(db, "namespace = ? AND question = ?", row)
             db.execute(_ADD, (*self._row(seen), is_placed, time.time(), self._domain(seen.domain)))
 
     def add_built(
@@ -190,6 +196,8 @@ class History:
             )
             for p in passages
         ]
+        for row in texts:
+            _PASSAGES.drop_if_unsound(db, "namespace = ? AND id = ?", row[:2])
         db.executemany("INSERT OR IGNORE INTO passages VALUES (?, ?, ?, ?)", texts)
 
     def waiting(self) -> list[Seen]:
@@ -211,23 +219,16 @@ class History:
         )
         with self._lock:
             rows = self._db.execute(query, (self.namespace, *values)).fetchall()
-        return [
-            Asked(
-                self._seen((q, e, p), d, float(n + is_built)),
-                times=n,
-                last_seen_s=last,
-                is_built=bool(is_built),
-            )
-            for q, e, p, n, last, is_built, d in rows
-        ]
+        return list(_readable(self._asked, rows))
 
-    def _seen(self, row: tuple[object, object, object], domain: object, weight: float) -> Seen:
-        question, embedding, found = row
+    def _asked(self, row: Sequence[Any]) -> Asked:
+        question, embedding, found, times, last_seen_s, is_built, domain = row
         vector = np.frombuffer(self._vault.take(embedding, _EMBEDDING), np.float32)
         passages = json.loads(self._vault.take_text(found, _FOUND))
         text = self._vault.take_text(question, _QUESTION)
         own = self._vault.take_text(domain, _DOMAIN) if domain else ""
-        return Seen(text, vector, tuple(passages), own, weight)
+        seen = Seen(text, vector, tuple(passages), own, float(times + is_built))
+        return Asked(seen, times, last_seen_s, bool(is_built))
 
     def place(self, questions: Sequence[str]) -> None:
         """Mark questions as belonging to a cluster."""
@@ -294,28 +295,28 @@ class History:
         with self._lock:
             for passage in ids:
                 row = self._db.execute(query, (self.namespace, self._id(passage))).fetchone()
-                if row is not None:
-                    found[passage] = self._passage(passage, *row)
+                rows = [(self._id(passage), *row)] if row is not None else []
+                found |= {p.id: p for p in _readable(self._passage, rows)}
         return found
 
-    def _passage(self, passage: str, text: object, metadata: object) -> Passage:
+    def _passage(self, row: Sequence[Any]) -> Passage:
+        own, text, metadata = row
         take = self._vault.take_text
-        return Passage(passage, take(text, _TEXT), json.loads(take(metadata, _METADATA)))
+        return Passage(take(own, _ID), take(text, _TEXT), json.loads(take(metadata, _METADATA)))
 
     def known_passages(self) -> dict[str, Passage]:
         """Return every passage that was retrieved for a question."""
         query = "SELECT id, text, metadata FROM sound_passages WHERE namespace = ?"
         with self._lock:
             rows = self._db.execute(query, (self.namespace,)).fetchall()
-        passages = (self._passage(self._vault.take_text(i, _ID), t, m) for i, t, m in rows)
-        return {passage.id: passage for passage in passages}
+        return {passage.id: passage for passage in _readable(self._passage, rows)}
 
     def replace_passages(self, successors: Mapping[str, Passage | None]) -> None:
         """Let what was retrieved name the successor of each passage, or leave it out."""
         with self._writing() as db:
             self._add_passages(db, [p for p in successors.values() if p is not None])
             rows = db.execute(
-                "SELECT number, passages FROM seen WHERE namespace = ?", (self.namespace,)
+                "SELECT number, passages FROM sound_seen WHERE namespace = ?", (self.namespace,)
             ).fetchall()
             changed = []
             for number, found in rows:
@@ -328,6 +329,15 @@ class History:
                 "DELETE FROM passages WHERE namespace = ? AND id = ?",
                 [(self.namespace, self._id(old)) for old in successors],
             )
+
+
+def _readable(read: Callable[[Sequence[Any]], T], rows: Iterable[Sequence[Any]]) -> Iterator[T]:
+    """Yield what rows hold; one that cannot be read counts as not there."""
+    for row in rows:
+        try:
+            yield read(row)
+        except (CacheCorrupt, ValueError):
+            continue
 
 
 def _now(passage: str, successors: Mapping[str, Passage | None]) -> list[str]:
