@@ -159,6 +159,8 @@ def test_what_a_store_holds_is_written_and_read_with_its_vault() -> None:
             receiver, _, name = called.rpartition(".")
             is_kept = name in KNOWLEDGE and receiver in ("KnowledgeBase", "base", "fitted",
                                                          "Calibration")  # fmt: skip
+            if receiver.endswith("store"):  # hands out files that it opens with its own
+                continue
             given = ast.unparse(ast.Tuple([*node.args, *(k.value for k in node.keywords)]))
             if (name in TAKES_VAULT or is_kept) and "vault" not in given:
                 without.append(f"{path.name}:{node.lineno} {called}")
