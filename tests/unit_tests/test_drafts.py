@@ -1,5 +1,6 @@
 """Earlier answers as drafts: found by prompt and cluster, bounded, never another namespace's."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from centroidkv import Engine
 from centroidkv.drafts import ANSWERS_PER_CLUSTER, DraftStore
+from centroidkv.kv.blocks import pack
 from centroidkv.models.drafting import Kind, Pace
 from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.types import Drafts
@@ -126,3 +128,18 @@ def test_a_read_only_store_guesses_from_the_prompt(
     prompt = (1, 2, 3)
     assert reading._learner.drafts(prompt, None) == Drafts(prompt)
     assert ask(reading, "please block my lost card").token_ids == cold.token_ids
+
+
+def test_a_damaged_answer_costs_time_and_no_answer(
+    open_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    prompt = "What does a wire to another country cost? " * 8
+    with open_engine() as engine:
+        cold = engine.generate(prompt, max_tokens=24, reuse="off").token_ids
+        assert engine.generate(prompt, max_tokens=24).token_ids == cold
+    with sqlite3.connect(tmp_path / "store/drafts.sqlite") as db:
+        packed = pack([*cold[:3], 1 << 31, 10**6])
+        assert db.execute("UPDATE drafts SET answer = ?", (packed,)).rowcount > 0
+    db.close()
+    with open_engine() as engine:
+        assert engine.generate(prompt, max_tokens=24).token_ids == cold

@@ -4,6 +4,7 @@ In the clear SQLite finds neighbours by an index, since byte order is token orde
 no order, so the children of a block are all looked at; what they were does not change with an id.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from centroidkv.errors import CacheCorrupt
@@ -31,7 +32,7 @@ class TokenColumn:
     def __init__(self, vault: Vault, query: Query) -> None:
         self._vault = vault
         self._query = query
-        # Packed, by id: what a block holds never changes. Those of one parent at the least.
+        # Packed, by id: what a block holds never changes.
         self._known: dict[str, bytes] = {}
         self._known_bytes = 0
 
@@ -82,26 +83,27 @@ class TokenColumn:
     def _children(self, parent: str) -> Iterator[tuple[str, bytes]]:
         """Yield the children of a block with their packed tokens, but for damaged ones."""
         ids = [str(row[0]) for row in self._query("SELECT id FROM blocks WHERE parent = ?", parent)]
-        if any(block not in self._known for block in ids):
-            self._learn(parent)
+        self._learn(parent, ids)
         for block in ids:
-            own = self._known.get(block)
-            if own:
-                yield block, own
-
-    def _learn(self, parent: str) -> None:
-        """Open the tokens of a block's children that are not known yet."""
-        for row in self._query("SELECT id, tokens FROM blocks WHERE parent = ?", parent):
-            block = str(row[0])
             if block in self._known:
-                continue
-            raw = self.take(row[1]) or b""
-            self._known[block] = raw if is_child(block, parent, _tokens(raw)) else b""
-            self._known_bytes += len(raw) + KEPT_BYTES
+                yield block, self._known[block]
+
+    def _learn(self, parent: str, block_ids: Sequence[str]) -> None:
+        """Open the tokens of children that are not known yet; of damaged ones nothing is kept."""
+        unknown = [block for block in block_ids if block not in self._known]
+        if not unknown:
+            return
+        chosen = "id IN (SELECT value FROM json_each(?))"
+        query = f"SELECT id, tokens FROM blocks WHERE {chosen}"
+        learnt: dict[str, bytes] = {}
+        for block, value in self._query(query, json.dumps(unknown)):
+            raw = self.take(value)
+            if raw and is_child(str(block), parent, _tokens(raw)):
+                learnt[str(block)] = raw
+        self._known |= learnt
+        self._known_bytes += sum(len(raw) + KEPT_BYTES for raw in learnt.values())
         if self._known_bytes > MOST_BYTES:
-            others = self._query("SELECT id FROM blocks WHERE parent = ?", parent)
-            kept = {str(row[0]) for row in others}
-            self._known = {b: raw for b, raw in self._known.items() if b in kept}
+            self._known = {b: self._known[b] for b in block_ids if b in self._known}
             self._known_bytes = sum(len(raw) + KEPT_BYTES for raw in self._known.values())
 
     def forget(self, block_ids: Iterable[str]) -> None:

@@ -42,13 +42,16 @@ class Drafter:
 
     An earlier answer to the very same prompt goes first; where the answer leaves it, the longest
     match of the last few tokens in the cluster's earlier answers, this answer and the prompt.
+    Earlier answers may come from a damaged file: they end before a token that the model, with
+    `num_ids` tokens, does not have.
     """
 
-    def __init__(self, drafts: Drafts) -> None:
-        self._repeat = drafts.repeat
+    def __init__(self, drafts: Drafts, *, num_ids: int = 1 << 32) -> None:
+        self._repeat = _known(drafts.repeat, num_ids)
         self._answer: list[int] = []
-        self._is_repeat = bool(drafts.repeat)
-        self._texts = [*map(list, drafts.answers), list(drafts.prompt)]
+        self._is_repeat = bool(self._repeat)
+        answers = (list(_known(answer, num_ids)) for answer in drafts.answers)
+        self._texts = [*answers, list(drafts.prompt)]
         self._places: list[dict[tuple[int, ...], tuple[int, int]]] | None = None
 
     @property
@@ -91,6 +94,12 @@ class Drafter:
         text = self._texts[number]
         for length in range(SHORTEST_MATCH, min(LONGEST_MATCH, end) + 1):
             self._places[length][tuple(text[end - length : end])] = (number, end)
+
+
+def _known(token_ids: Sequence[int], num_ids: int) -> Sequence[int]:
+    if not token_ids or max(token_ids) < num_ids:
+        return token_ids
+    return token_ids[: next(n for n, token in enumerate(token_ids) if token >= num_ids)]
 
 
 class Pace:

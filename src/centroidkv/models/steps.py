@@ -4,7 +4,7 @@ Knows what was run and which logits follow which token; not how a token is chose
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -18,6 +18,7 @@ __all__ = ["Steps"]
 
 class _Forward(Protocol):
     pace: Pace
+    model: Any  # of transformers
 
     def forward(
         self, token_ids: Sequence[int], arena: SequenceKV, *, rows: int = 1
@@ -49,7 +50,8 @@ class Steps:
         self._draft: Sequence[int] = ()  # row i of the logits follows its first i tokens
         self._guess: Sequence[int] = ()  # what the draft is the part of that was worth a forward
         self._kind: Kind = "match"
-        self._drafter = Drafter(drafts) if drafts is not None else None
+        num_ids = owner.model.get_input_embeddings().num_embeddings
+        self._drafter = Drafter(drafts, num_ids=num_ids) if drafts is not None else None
         self._small = small
 
     @property

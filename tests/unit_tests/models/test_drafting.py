@@ -207,3 +207,12 @@ def test_misleading_drafts_cost_at_most_two_percent(
         model.pace = drafted
         assert ids(answer(model, PROMPT, drafts, **settled)[0]) == true
     assert drafted.total_s <= 1.02 * plain.total_s
+
+
+def test_earlier_answers_end_before_what_is_no_token() -> None:
+    drafts = Drafts((1, 2, 900), repeat=(5, 6, 100, 7), answers=((100, 8), (2, 900, 9)))
+    drafter = Drafter(drafts, num_ids=100)
+    assert tuple(drafter.propose()[1]) == (5, 6)
+    drafter.push(5)
+    drafter.push(6)
+    assert 100 not in drafter.propose()[1]
