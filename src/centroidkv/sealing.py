@@ -6,7 +6,10 @@ what is sealed.
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from centroidkv.errors import CacheCorrupt, CacheMismatch, MissingExtra
 
@@ -42,11 +45,7 @@ class Sealer:
     """
 
     def __init__(self, key: bytes) -> None:
-        try:
-            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-        except ImportError as error:
-            raise _missing() from error
-        self._cipher = AESGCM(key)
+        self._cipher = _ciphers().AESGCM(key)
 
     def seal(self, raw: bytes, name: str) -> bytes:
         """Return `raw` encrypted: mark, nonce, ciphertext with its tag.
@@ -70,17 +69,13 @@ class Sealer:
             CacheMismatch: It was not sealed.
             CacheCorrupt: It was altered, cut off, or sealed under another key or name.
         """
-        from cryptography.exceptions import InvalidTag
-
         if not is_sealed(sealed):
             raise CacheMismatch(name, expected="a sealed entry", found="one in the clear")
         start = len(MARK) + NONCE_BYTES
-        try:
-            # Not copied: it may be large.
-            text = memoryview(sealed)[start:]
-            return self._cipher.decrypt(sealed[len(MARK) : start], text, name.encode())
-        except (InvalidTag, ValueError) as error:
-            raise CacheCorrupt(Path(name), "altered, or sealed with another key") from error
+        nonce, text = sealed[len(MARK) : start], memoryview(sealed)[start:]  # it may be large
+        with _translated(name):
+            raw: bytes = self._cipher.decrypt(nonce, text, name.encode())
+        return raw
 
 
 class SteadySealer:
@@ -94,15 +89,12 @@ class SteadySealer:
     """
 
     def __init__(self, key: bytes) -> None:
-        try:
-            from cryptography.hazmat.primitives.ciphers.aead import AESSIV
-        except ImportError as error:
-            raise _missing() from error
-        self._cipher = AESSIV(key)
+        self._cipher = _ciphers().AESSIV(key)
 
     def seal(self, raw: bytes, name: str) -> bytes:
         """Return `raw` encrypted: its tag, then as many bytes as it has."""
-        return self._cipher.encrypt(raw, [name.encode()])
+        sealed: bytes = self._cipher.encrypt(raw, [name.encode()])
+        return sealed
 
     def open(self, sealed: bytes, name: str) -> bytes:
         """Return what was sealed under this key and name.
@@ -110,12 +102,9 @@ class SteadySealer:
         Raises:
             CacheCorrupt: It was altered, cut off, or sealed under another key or name.
         """
-        from cryptography.exceptions import InvalidTag
-
-        try:
-            return self._cipher.decrypt(sealed, [name.encode()])
-        except (InvalidTag, ValueError) as error:
-            raise CacheCorrupt(Path(name), "altered, or sealed with another key") from error
+        with _translated(name):
+            raw: bytes = self._cipher.decrypt(sealed, [name.encode()])
+        return raw
 
 
 def derived_key(key: bytes, purpose: str, num_bytes: int = 32) -> bytes:
@@ -131,6 +120,25 @@ def derived_key(key: bytes, purpose: str, num_bytes: int = 32) -> bytes:
         raise _missing() from error
     info = f"centroidkv {purpose}".encode()
     return HKDF(algorithm=SHA256(), length=num_bytes, salt=None, info=info).derive(key)
+
+
+def _ciphers() -> Any:
+    try:
+        from cryptography.hazmat.primitives.ciphers import aead
+    except ImportError as error:
+        raise _missing() from error
+    return aead
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Turn what a cipher raises of an entry that does not open into an error of ours."""
+    from cryptography.exceptions import InvalidTag
+
+    try:
+        yield
+    except (InvalidTag, ValueError) as error:
+        raise CacheCorrupt(Path(name), "altered, or sealed with another key") from error
 
 
 def _missing() -> MissingExtra:

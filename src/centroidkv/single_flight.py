@@ -123,8 +123,9 @@ class SingleFlight:
     def _around(self, block: str, path: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return what lies before a block on a path, and what behind, but for its own name."""
         place = path.index(block) if block in path else len(path)
-        others = [[*path[:place]], [*path[place:]]]
-        before, behind = ([o for o in part if _name(o) != _name(block)] for part in others)
+        own = _name(block)
+        before = [other for other in path[:place] if _name(other) != own]
+        behind = [other for other in path[place:] if _name(other) != own]
         return before, behind
 
     def _wait_for(self, blocks: Sequence[str], end: float) -> bool | None:
