@@ -3,8 +3,9 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-# Tests run in as many processes as there are cores; those of one file stay together.
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
+# Tests run in as many processes as there are cores; those of one file stay together, and files come
+# in their order: the long ones with a model first, so that no core waits for one at the end.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 .PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments stress audit
 
 help:  ## show this list

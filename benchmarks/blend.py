@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from blend_prompts import Case, cases
+from blend_prompts import Case, cases, run_ups
 from blend_quality import Study, Way
 from blend_speed import Race, of_length, race
 from machine import machine
@@ -36,28 +36,32 @@ def _graded(share: float, **changes: Any) -> Recipe:
 
 
 def _plain(share: float, by: Literal["keys", "values"] = "values") -> Recipe:
-    """Choose by the deviation alone, and leave the others as placed: the published method."""
-    return Recipe(share, by=by, drift=0, asked=0)
+    """Choose by the deviation alone: the published method."""
+    return Recipe(share, by=by, asked=0)
 
 
 # In the order in which they are compared on each prompt.
 WAYS = (
     Way("15 %", _graded(0.15)),
-    Way("15 %, published, by V", _plain(0.15)),
     Way("0 %", Recipe(0.0)),
+    Way("5 %", _graded(0.05)),
+    Way("15 %, published, by V", _plain(0.15)),
+    Way("0 %, behind the head", Recipe(0.0), "head"),
+    Way("5 %, behind the head", _graded(0.05), "head"),
+    Way("15 %, behind the head", _graded(0.15), "head"),
+    Way("15 %, behind the head, published, by V", _plain(0.15), "head"),
     Way("10 %", _graded(0.1)),
     Way("25 %", _graded(0.25)),
+    Way("50 %", _graded(0.5)),
+    Way("auto", Recipe(None)),
+    Way("15 %, one context", _graded(0.15), "one"),
     Way("15 %, published, by K", _plain(0.15, "keys")),
     Way("15 %, in all layers", Recipe(0.15)),
     Way("15 %, not by attention", _graded(0.15, asked=0)),
-    Way("15 %, others not moved", _graded(0.15, drift=0)),
-    Way("5 %", _graded(0.05)),
-    Way("50 %", _graded(0.5)),
-    Way("auto", Recipe(None)),
     Way("15 %, check layer 2", _graded(0.15, check_layer=2)),
-    Way("0 %, alone", Recipe(0.0), is_alone=True),
-    Way("15 %, alone", _graded(0.15), is_alone=True),
-    Way("15 %, alone, published, by V", _plain(0.15), is_alone=True),
+    Way("0 %, alone", Recipe(0.0), "alone"),
+    Way("15 %, alone", _graded(0.15), "alone"),
+    Way("15 %, alone, published, by V", _plain(0.15), "alone"),
     Way("100 %", Recipe(1.0)),
 )
 
@@ -68,7 +72,7 @@ def quality(model: TransformersModel, prompts: Sequence[Case], options: Any) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["case"], row["way"]) for row in rows}
-    study = Study(model, options.work)
+    study = Study(model, options.work, run_ups(prompts))
     ways = [w for w in WAYS if not options.ways or w.name in options.ways]
     for case in [*prompts[len(prompts) // 2 :], *prompts[: len(prompts) // 2]]:
         for way in ways:

@@ -16,6 +16,7 @@ import numpy as np
 
 from centroidkv import Message
 from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.prompt_heads import run_up_of
 
 SYSTEM = "You answer questions about the context for the customers of a bank. Be short and exact."
 LEAST_TOKENS, MOST_TOKENS = 1500, 2000
@@ -58,6 +59,21 @@ def cases(model: TransformersModel, folder: Path, *, num: int, seed: int = 0) ->
             own += _of_pool(model, next(pools), random)
         found.append(own[: num // 2])
     return [case for pair in zip(*found, strict=True) for case in pair]
+
+
+def run_ups(prompts: Sequence[Case]) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Return what the passages of each pool are computed behind: passages of others of its set.
+
+    Such as stand in no prompt of the pool, as many as a run-up has room for.
+    """
+    found = {}
+    for pool in {case.pool for case in prompts}:
+        own_set = pool.split("/")[0]
+        others = [c for c in prompts if c.pool != pool and c.pool.startswith(own_set)]
+        own = {p for c in prompts if c.pool == pool for p in c.passages}
+        passages = dict.fromkeys(p for c in others for p in c.passages if p not in own)
+        found[pool] = run_up_of(passages)
+    return found
 
 
 def _of_pool(model: TransformersModel, pool: _Pool, random: np.random.Generator) -> list[Case]:

@@ -5,19 +5,26 @@ prompt (teacher-forced), so that one forward of a recipe gives all of its distri
 is kept in files as it is found, so that a run that was stopped goes on.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from blend_prompts import Case, borders
 
 from centroidkv.models.blend_choice import Recipe
-from centroidkv.models.free_keys import PlacedPassage, free_block
+from centroidkv.models.free_keys import PlacedPassage
 from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.passage_computing import computed
+from centroidkv.passage_store import joined
+from centroidkv.prompt_heads import NUM_CONTEXTS, Head
 from centroidkv.types import KVBlock
 
 TOKENS = 32
+# The head and the contexts of its run-up, one of them, the head alone, or nothing.
+Behind: TypeAlias = Literal["contexts", "one", "head", "alone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,7 @@ class Way:
 
     name: str
     recipe: Recipe
-    is_alone: bool = False
+    behind: Behind = "contexts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,8 @@ class Study:
 
     model: TransformersModel
     folder: Path
-    _passages: dict[tuple[bool, tuple[int, ...]], KVBlock] = field(default_factory=dict)
+    run_ups: Mapping[str, tuple[tuple[int, ...], ...]]
+    _passages: dict[tuple[Head, tuple[int, ...]], KVBlock] = field(default_factory=dict)
 
     def reference(self, case: Case) -> Reference:
         """Run the full prefill and decode greedily, once for all runs."""
@@ -75,7 +83,7 @@ class Study:
         done = self.model.blender.run(
             sequence._open,
             [*case.prompt[len(case.head) :], *reference.answer[:-1]],
-            self.placed(case, is_alone=way.is_alone),
+            self.placed(case, way.behind),
             way.recipe,
             rows=TOKENS,
         )
@@ -94,23 +102,26 @@ class Study:
             "uncorrected": done.report.uncorrected or 0.0,
         }
 
-    def placed(self, case: Case, *, is_alone: bool) -> list[PlacedPassage]:
-        """Return a prompt's passages where they belong, computed behind its head or alone."""
+    def placed(self, case: Case, behind: Behind) -> list[PlacedPassage]:
+        """Return a prompt's passages where they belong."""
+        run_up = self.run_ups[case.pool]
+        head = {
+            "contexts": Head(case.head, run_up),
+            "one": Head(case.head, run_up[: len(run_up) // NUM_CONTEXTS]),
+            "head": Head(case.head),
+            "alone": Head(()),
+        }[behind]
+        places = borders(case.passages, len(case.head))
         return [
-            PlacedPassage(*where, self._block(case, ids, is_alone=is_alone))
-            for ids, where in zip(
-                case.passages, borders(case.passages, len(case.head)), strict=True
-            )
+            PlacedPassage(*where, self._block(head, ids, is_split=behind != "one"))
+            for ids, where in zip(case.passages, places, strict=True)
         ]
 
-    def _block(self, case: Case, ids: tuple[int, ...], *, is_alone: bool) -> KVBlock:
-        key = (is_alone, ids)
+    def _block(self, head: Head, ids: tuple[int, ...], *, is_split: bool) -> KVBlock:
+        key = (head, ids)
         if key not in self._passages:
-            head = () if is_alone else case.head
-            sequence = self.model.open_sequence(len(head) + len(ids))
-            sequence.prefill([*head, *ids])
-            block = sequence.snapshot(len(head), sequence.num_tokens)
-            sequence.close()
-            assert self.model.rotary is not None
-            self._passages[key] = free_block(block, self.model.rotary, len(head))
+            if not is_split:  # all that stands before it at once
+                head = Head(head.all_ids)
+            (blocks,) = computed(self.model, head, [ids], namespace="study")
+            self._passages[key] = joined(blocks)
         return self._passages[key]

@@ -16,8 +16,11 @@ from blend_prompts import Case, borders
 
 from centroidkv.kv.codec import load_block, save_block
 from centroidkv.models.blend_choice import Recipe
-from centroidkv.models.free_keys import PlacedPassage, free_block
+from centroidkv.models.free_keys import PlacedPassage
 from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.passage_computing import computed
+from centroidkv.passage_store import joined
+from centroidkv.prompt_heads import Head
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
 
@@ -39,16 +42,11 @@ class Race:
 
     def prepare(self) -> None:
         """Compute the KV of the passages behind the head, and write it."""
-        for number, ids in enumerate(dict.fromkeys(self.case.passages)):
-            start = len(self.case.head)
-            sequence = self.model.open_sequence(start + len(ids))
-            sequence.prefill([*self.case.head, *ids])
-            block = sequence.snapshot(start, sequence.num_tokens)
-            sequence.close()
-            assert self.model.rotary is not None
-            free = free_block(block, self.model.rotary, start)
+        passages = list(dict.fromkeys(self.case.passages))
+        freed = computed(self.model, Head(self.case.head), passages, namespace="race")
+        for number, (ids, blocks) in enumerate(zip(passages, freed, strict=True)):
             path = self.folder / f"{len(self.case.prompt)}_{number}"
-            save_block(path, free, ids=("", "", ""), token_ids=ids)
+            save_block(path, joined(blocks), ids=("", "", ""), token_ids=ids)
             self._files[ids] = path
 
     def full(self) -> float:

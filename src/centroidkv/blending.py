@@ -44,7 +44,9 @@ class BlendAnswering:
         path = store.path / "heads" / f"{learner.namespace[-16:]}.json"
         self.heads = PromptHeads(path, read_only=store.read_only, vault=store.vault)
         model = cast("BlendingModel", answering.model)  # the gate lets no other through
-        self.passage_learner = PassageLearner(store, model, self.passages, self.heads)
+        self.passage_learner = PassageLearner(
+            store, model, self.passages, self.heads, residence=answering.residence
+        )
         share = None if self._config.blend_share == "auto" else self._config.blend_share
         self._share = share
         self.gate = BlendGate(
@@ -89,7 +91,7 @@ class BlendAnswering:
             # Only here, not where the garbage collector closes an answer that was left unread:
             # it may do so while this very thread holds the locks of what learns.
             if chunk.completion is not None and refusal is None and filling.unseen:
-                self._learn(run, layout, filling)
+                self._learn(run, layout)
             yield chunk
 
     def _layout(self, run: Run) -> PassageLayout:
@@ -111,13 +113,14 @@ class BlendAnswering:
         filling.look_up(run.prompt, layout, head)
         return filling
 
-    def _learn(self, run: Run, layout: PassageLayout, filling: BlendFilling) -> None:
+    def _learn(self, run: Run, layout: PassageLayout) -> None:
         if self._store.read_only or not self._config.blend_learns:
             return
         ids = run.prompt.token_ids
         most = len(ids) if run.storable_tokens is None else run.storable_tokens
-        unseen = [ids[s.start : s.stop] for s in filling.unseen if s.stop <= most]
-        self.passage_learner.submit(ids[: layout.head], unseen)
+        # All of them: where the run-up grows, those that are stored are learnt anew.
+        passages = [ids[s.start : s.stop] for s in layout.spans if s.stop <= most]
+        self.passage_learner.submit(ids[: layout.head], passages)
 
     def flush(self) -> None:
         """Wait until the passages of all prompts answered so far are computed."""

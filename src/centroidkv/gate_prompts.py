@@ -3,6 +3,8 @@
 They differ in kind as real ones do: rules, lists, numbers, a passage that contradicts another.
 """
 
+from collections.abc import Sequence
+
 from centroidkv.types import Message
 
 SYSTEM = "You answer questions of a bank's customers. Use only the passages below."
@@ -43,8 +45,27 @@ PASSAGES = (
     ),
 )
 SHOWN = 5
+# Passages are computed behind these, which no prompt shows.
+RUN_UP = (
+    (
+        "Branches are open from nine to four on working days, and on Saturdays until noon. Advice "
+        "on mortgages is by appointment, which you make by phone or in the app."
+    ),
+    (
+        "A current account costs four dollars a month. It is free for students under 28 and for "
+        "all who are paid at least 1,500 dollars into it each month."
+    ),
+    (
+        "Savings accounts bear two per cent a year, paid each quarter. Sums above 50,000 dollars "
+        "bear one per cent. Up to 2,000 dollars a month can be taken out without notice."
+    ),
+    (
+        "Complaints are answered within fifteen working days. Whoever is not content with the "
+        "answer may turn to the ombudsman within six months, which costs nothing."
+    ),
+)
 
-__all__ = ["PASSAGES", "QUESTIONS", "gate_prompt", "shown_in"]
+__all__ = ["PASSAGES", "QUESTIONS", "RUN_UP", "gate_prompt", "shown_in"]
 
 
 def shown_in(number: int) -> tuple[str, ...]:
@@ -53,9 +74,9 @@ def shown_in(number: int) -> tuple[str, ...]:
     return turned[:SHOWN] if number % 2 else turned[:SHOWN][::-1]
 
 
-def gate_prompt(number: int) -> list[Message]:
-    """Return the messages of a prompt."""
-    passages = "\n\n".join(shown_in(number))
+def gate_prompt(number: int, shown: Sequence[str] = ()) -> list[Message]:
+    """Return the messages of a prompt, with other passages than its own if they are given."""
+    passages = "\n\n".join(shown or shown_in(number))
     return [
         Message("system", SYSTEM),
         Message("user", f"Passages:\n\n{passages}\n\nQuestion: {QUESTIONS[number]}"),

@@ -3,6 +3,7 @@
 Owns what is measured and how. Knows no bar, and keeps nothing.
 """
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,13 @@ import numpy as np
 
 from centroidkv.config import Sampling
 from centroidkv.errors import ModelError
-from centroidkv.gate_prompts import QUESTIONS, gate_prompt, shown_in
-from centroidkv.passage_spans import locate
-from centroidkv.passage_store import BlendingModel, computed, joined
+from centroidkv.gate_prompts import QUESTIONS, RUN_UP, gate_prompt, shown_in
+from centroidkv.models.detokenizing import forget_arenas
+from centroidkv.passage_computing import computed
+from centroidkv.passage_spans import PassageLayout, locate
+from centroidkv.passage_store import BlendingModel, joined
 from centroidkv.placement import PlacedPassage
+from centroidkv.prompt_heads import Head, TokenIds
 from centroidkv.protocols import BlendingSequence
 from centroidkv.types import FloatArray, Prompt
 
@@ -44,6 +48,7 @@ class GateTrial:
     def __init__(self, model: BlendingModel, share: float | None) -> None:
         self._model = model
         self._share = share
+        self._residence = uuid.uuid4().hex
 
     def run(self) -> GateFigures:
         """Blend and prefill some prompts.
@@ -51,6 +56,12 @@ class GateTrial:
         Raises:
             ContextTooLong: The model's context is too short for them.
         """
+        try:
+            return self._run()
+        finally:
+            forget_arenas(self._model, self._residence)
+
+    def _run(self) -> GateFigures:
         firsts: list[float] = []
         kls: list[float] = []
         agreed: list[bool] = []
@@ -70,8 +81,8 @@ class GateTrial:
             num_tokens=len(agreed),
         )
 
-    def _encoded(self, number: int) -> Prompt:
-        messages = gate_prompt(number)
+    def _encoded(self, number: int, shown: Sequence[str] = ()) -> Prompt:
+        messages = gate_prompt(number, shown)
         try:
             return self._model.encode(messages)
         except ModelError:  # there is no template, or one that knows no system message
@@ -92,10 +103,12 @@ class GateTrial:
     def _blended(self, prompt: Prompt, texts: Sequence[str], answer: Sequence[int]) -> FloatArray:
         """Blend a prompt; return the logits of the answer's tokens, each given those before."""
         layout = locate(prompt, texts, question="")
-        spans = layout.spans
-        units = [prompt.token_ids[s.start : s.stop] for s in spans]
-        blocks = [joined(b) for b in computed(self._model, prompt.token_ids[: layout.head], units)]
-        placed = [PlacedPassage(s.start, s.stop, b) for s, b in zip(spans, blocks, strict=True)]
+        head = Head(prompt.token_ids[: layout.head], self._run_up())
+        freed = computed(self._model, head, _units(prompt, layout), namespace=self._residence)
+        placed = [
+            PlacedPassage(s.start, s.stop, joined(b))
+            for s, b in zip(layout.spans, freed, strict=True)
+        ]
         sequence = self._open(prompt)
         try:
             sequence.blend(prompt.token_ids[:-1], placed, share=self._share)
@@ -103,8 +116,16 @@ class GateTrial:
         finally:
             sequence.close()
 
+    def _run_up(self) -> tuple[TokenIds, ...]:
+        prompt = self._encoded(0, RUN_UP)
+        return _units(prompt, locate(prompt, RUN_UP, question=""))
+
     def _open(self, prompt: Prompt) -> BlendingSequence:
         return self._model.open_sequence(len(prompt) + ANSWER_TOKENS + 1)
+
+
+def _units(prompt: Prompt, layout: PassageLayout) -> tuple[TokenIds, ...]:
+    return tuple(prompt.token_ids[s.start : s.stop] for s in layout.spans)
 
 
 def _divergences(true: FloatArray, other: FloatArray) -> FloatArray:

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 
-from centroidkv.passage_store import BlendingModel, PassageStore, computed
-from centroidkv.prompt_heads import Head, PromptHeads
+from centroidkv.passage_computing import computed
+from centroidkv.passage_store import BlendingModel, PassageStore
+from centroidkv.prompt_heads import Head, PromptHeads, TokenIds
 from centroidkv.store import Store
 
 _log = logging.getLogger("centroidkv")
@@ -24,21 +25,27 @@ __all__ = ["PassageLearner"]
 
 
 class PassageLearner:
-    """Fills the passage store of one engine."""
+    """Fills the passage store of one engine; `residence` names its model's arenas."""
 
     def __init__(
-        self, store: Store, model: BlendingModel, passages: PassageStore, heads: PromptHeads
+        self,
+        store: Store,
+        model: BlendingModel,
+        passages: PassageStore,
+        heads: PromptHeads,
+        *,
+        residence: str,
     ) -> None:
         self._store = store
-        self._model = model
+        self._computed = partial(computed, model, namespace=residence)
         self._passages = passages
         self._heads = heads
         self._thread: threading.Thread | None = None
-        self._waiting: deque[tuple[Head, Sequence[Head]]] = deque()
+        self._waiting: deque[tuple[TokenIds, Sequence[TokenIds]]] = deque()
         self._is_closed = False
         self._lock = threading.RLock()
 
-    def submit(self, before: Head, passages: Sequence[Head]) -> bool:
+    def submit(self, before: TokenIds, passages: Sequence[TokenIds]) -> bool:
         """Learn, later, the passages of a prompt that begins with the tokens `before` them."""
         with self._lock:
             if self._is_closed:
@@ -66,22 +73,22 @@ class PassageLearner:
         # The interpreter waits for this thread when the program has ended.
         return self._is_closed or not threading.main_thread().is_alive()
 
-    def _learn(self, before: Head, passages: Sequence[Head]) -> None:
+    def _learn(self, before: TokenIds, passages: Sequence[TokenIds]) -> None:
         try:
             head = self._heads.note(before)
             if head is not None:
-                self.fill(head, passages)
+                self.fill(self._heads.with_run_up(head, passages), passages)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not the answer's
             _log.warning("passages were not computed ahead: %s", error)
             self._count("failed_passages")
 
-    def fill(self, head: Head, passages: Iterable[Head]) -> int:
+    def fill(self, head: Head, passages: Iterable[TokenIds]) -> int:
         """Compute those passages that are not stored behind a head; return their tokens."""
         missing = [p for p in dict.fromkeys(passages) if not self.is_stored(head, p)]
         if not missing:
             return 0  # the head alone is not worth computing
         filled = 0
-        with closing(computed(self._model, head, missing)) as found:
+        with closing(self._computed(head, missing)) as found:
             for token_ids, blocks in zip(missing, found, strict=True):
                 pieces = self._passages.pieces(head, token_ids, blocks)
                 self._passages.keep(pieces)
@@ -93,7 +100,7 @@ class PassageLearner:
                     break
         return filled
 
-    def is_stored(self, head: Head, token_ids: Head) -> bool:
+    def is_stored(self, head: Head, token_ids: TokenIds) -> bool:
         """Tell whether the whole passage is there."""
         return self._passages.find(head, token_ids).num_tokens == len(token_ids)
 

@@ -16,7 +16,7 @@ import numpy as np
 from centroidkv.errors import ConfigError
 from centroidkv.passage_learning import PassageLearner
 from centroidkv.passage_spans import locate
-from centroidkv.prompt_heads import Head, PromptHeads
+from centroidkv.prompt_heads import RUN_UP_TOKENS, Head, PromptHeads, TokenIds
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.retrieval import as_passage
 from centroidkv.types import Cluster, Passage
@@ -46,8 +46,8 @@ class PassageReport:
 class _Rendered:
     """A prompt of the chain: the tokens before its first passage, and those of each passage."""
 
-    before: Head
-    passages: tuple[Head, ...]
+    before: TokenIds
+    passages: tuple[TokenIds, ...]
 
 
 class PassagePrefill:
@@ -75,7 +75,8 @@ class PassagePrefill:
         waiting: list[_Rendered] = []
         for rendered in self._rendered(invoke, list(known.values()), progress):
             waiting.append(rendered)
-            if self._heads.note(rendered.before) is not None:
+            is_known = self._heads.note(rendered.before) is not None
+            if is_known and _num_tokens(waiting) >= RUN_UP_TOKENS:
                 self._fill(waiting)
         if waiting:
             self._heads.add(waiting[0].before)  # a single prompt: all of it before the passages
@@ -138,16 +139,24 @@ class PassagePrefill:
         return _Rendered(ids[: layout.head], spans) if spans else None
 
     def _fill(self, waiting: list[_Rendered]) -> None:
+        behind: dict[Head, list[TokenIds]] = {}
         for rendered in waiting:
             head = self._heads.find(rendered.before)
             if head is None:
                 self._problems["head_unseen"] += len(rendered.passages)
-                continue
-            missing = [p for p in rendered.passages if not self._learner.is_stored(head, p)]
-            self._counts["already"] += len(rendered.passages) - len(missing)
+            else:
+                behind.setdefault(head, []).extend(rendered.passages)
+        for known, passages in behind.items():
+            head = self._heads.with_run_up(known, passages)
+            missing = [p for p in passages if not self._learner.is_stored(head, p)]
+            self._counts["already"] += len(passages) - len(missing)
             self._counts["stored"] += len(missing)
             self._counts["tokens"] += self._learner.fill(head, missing)
         waiting.clear()
+
+
+def _num_tokens(waiting: Sequence[_Rendered]) -> int:
+    return sum(len(p) for rendered in waiting for p in rendered.passages)
 
 
 def _nobodys_cluster() -> Cluster:

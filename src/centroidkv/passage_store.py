@@ -1,26 +1,26 @@
-"""Passages' KV, free of positions, kept by the head it was computed behind.
+"""Passages' KV, free of positions, kept by the head and run-up it was computed behind.
 
 The blocks of a passage are a chain like any other, in the same tiers, under the same budgets; its
-root is derived from the KV namespace and the head, so that an exact lookup never meets them and
-no passage serves behind another head. Knows nothing of prompts.
+root is derived from the KV namespace and the head with its run-up, so that an exact lookup never
+meets them and no passage serves behind another head. Knows nothing of prompts.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from centroidkv.kv.blocks import Match, Piece, block_id, chain, is_root, namespace_id, split
+from centroidkv.kv.blocks import Match, Piece, block_id, chain, is_root, namespace_id
 from centroidkv.kv.codec import BlockCoder
 from centroidkv.kv.holdings import note_owner
 from centroidkv.kv.tiers import Place, TieredBlocks
-from centroidkv.prompt_heads import Head
+from centroidkv.prompt_heads import Head, TokenIds
 from centroidkv.protocols import BlendingSequence
 from centroidkv.rotary import Rotary
 from centroidkv.types import KVBlock, Message, Prompt
 
-__all__ = ["BlendingModel", "PassageStore", "computed", "joined"]
+__all__ = ["BlendingModel", "PassageStore", "joined"]
 
 
 class BlendingModel(Protocol):
@@ -40,7 +40,9 @@ class BlendingModel(Protocol):
     def blend_problem(self) -> str | None:
         """Say why sequences of this model cannot `blend`, None if they can."""
 
-    def open_sequence(self, capacity: int) -> BlendingSequence: ...
+    def open_sequence(
+        self, capacity: int, prompt: Sequence[int] = (), *, namespace: str = ""
+    ) -> BlendingSequence: ...
 
 
 class PassageStore:
@@ -53,7 +55,7 @@ class PassageStore:
 
     def root(self, head: Head) -> str:
         """Return what the chains of passages behind a head begin with."""
-        root = namespace_id("blend", self._namespace, block_id(self._namespace, head))
+        root = namespace_id("blend", self._namespace, block_id(self._namespace, head.all_ids))
         self._code_alike(root)
         return root
 
@@ -90,7 +92,7 @@ class PassageStore:
         found = (self._blocks.where(s.id) for s in match.steps)
         return [place for place in found if place is not None]
 
-    def pieces(self, head: Head, token_ids: Head, freed: Iterable[KVBlock]) -> list[Piece]:
+    def pieces(self, head: Head, token_ids: TokenIds, freed: Iterable[KVBlock]) -> list[Piece]:
         """Say where the blocks of a passage belong."""
         links = chain(self.root(head), token_ids)
         return [
@@ -107,33 +109,6 @@ class PassageStore:
             note_owner(self._blocks.disk.manifest, root, self._namespace)
             self._noted.add(root)
         self._blocks.persist(pieces)
-
-
-def computed(
-    model: BlendingModel, head: Head, passages: Sequence[tuple[int, ...]]
-) -> Generator[list[KVBlock]]:
-    """Compute passages behind a head, each for itself; yield the blocks of each, free of positions.
-
-    Blocks of 64 tokens and a tail, as a store holds them.
-    """
-    rotary = model.rotary
-    assert rotary is not None, "only a model that can be blended has its passages computed"
-    sequence = model.open_sequence(len(head) + max(map(len, passages), default=0) + 1)
-    try:
-        sequence.prefill(head)
-        for token_ids in passages:
-            sequence.truncate(len(head))
-            sequence.prefill(token_ids)
-            yield [_freed(sequence, rotary, len(head), *part) for part in split(len(token_ids))]
-    finally:
-        sequence.close()
-
-
-def _freed(sequence: BlendingSequence, rotary: Rotary, head: int, start: int, stop: int) -> KVBlock:
-    """Copy the passage tokens [start, stop) out, with keys as they were before RoPE."""
-    from centroidkv.models.free_keys import free_block  # brings torch
-
-    return free_block(sequence.snapshot(head + start, head + stop), rotary, head + start)
 
 
 def _for_free_keys(coder: BlockCoder) -> BlockCoder:

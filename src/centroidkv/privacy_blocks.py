@@ -86,10 +86,16 @@ class BlocksPlace:
         )
 
     def _first_of_a_part(self, path: Sequence[Node], wanted: Wanted) -> int | None:
-        """Look for what the chain has only the beginning, or behind a gap only the end, of."""
-        if not is_root(path[0].parent) and wanted.is_continued_in(self._text(path) or ""):
+        """Look for what the chain has only the beginning, or behind a gap only the end, of.
+
+        A passage that is kept for itself may lack both: a token over its border is not its own.
+        """
+        text = self._text(path) or ""
+        if wanted.is_around(text):
             return 0
-        if not wanted.is_cut_off_in(self._text(path) or ""):
+        if not is_root(path[0].parent) and wanted.is_continued_in(text):
+            return 0
+        if not wanted.is_cut_off_in(text):
             return None
         ends = (n for n in range(len(path) - 1, -1, -1))
         return next((n for n in ends if wanted.is_cut_off_in(self._text(path[n:]) or "")), 0)

@@ -16,11 +16,11 @@ from centroidkv.policies import Policies
 from centroidkv.privacy import Privacy
 from centroidkv.privacy_blocks import BlocksPlace
 from centroidkv.privacy_files import FiguresPlace, PassageFilePlace, QuarantinePlace
+from centroidkv.privacy_heads import HeadsPlace
 from centroidkv.privacy_places import (
     AnswersPlace,
     ArenasPlace,
     DraftsPlace,
-    HeadsPlace,
     HistoryPlace,
     RecordsPlace,
 )
@@ -47,10 +47,12 @@ def open_privacy(
     """
     store = learner.store
     holdings = Holdings.of_tenant(store.blocks, store.config.tenant_key)
+    blend = policies.blend
+    others = partial(_other_heads, learner, holdings)
     places: list[Place] = [
         RecordsPlace(records),
         ArenasPlace(model, policies.exact.residence),
-        HeadsPlace(policies.blend.heads, model, lambda: _other_heads(learner, holdings)),
+        HeadsPlace(blend.heads, blend.passages, model, holdings, others),
         PlansPlace(store, learner.versions, learner.router),
     ]
     if not store.read_only:

@@ -1,4 +1,4 @@
-"""Places that hold texts besides KV and plans: history, answers, drafts, heads, arenas, records.
+"""Places that hold texts besides KV and plans: history, answers, drafts, arenas, records.
 
 Each is one class over what its own part offers; see `Place` for the contract.
 """
@@ -7,7 +7,6 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from centroidkv.answers import Answer, AnswerStore
 from centroidkv.drafts import DraftStore
@@ -16,7 +15,6 @@ from centroidkv.kv.holdings import Holdings
 from centroidkv.models.detokenizing import forget_arenas, kept_arenas, text_of
 from centroidkv.privacy_report import Held
 from centroidkv.privacy_wanted import Wanted
-from centroidkv.prompt_heads import PromptHeads
 from centroidkv.protocols import CausalModel
 from centroidkv.routing.history import Asked, History
 from centroidkv.routing.records import RecordRing
@@ -27,7 +25,6 @@ __all__ = [
     "AnswersPlace",
     "ArenasPlace",
     "DraftsPlace",
-    "HeadsPlace",
     "HistoryPlace",
     "RecordsPlace",
 ]
@@ -89,44 +86,6 @@ class ArenasPlace:
 
     def forget(self, wanted: Wanted) -> int:  # noqa: ARG002 - whatever it is
         return forget_arenas(self._model, self._residence)
-
-    def scrub(self) -> str | None:
-        return None
-
-
-class HeadsPlace:
-    """What prompts begin with, for passages that are blended; of other models, all of it goes."""
-
-    name = "heads"
-
-    def __init__(
-        self, heads: PromptHeads, model: CausalModel, others: Callable[[], list[Path]]
-    ) -> None:
-        self._heads = heads
-        self._model = model
-        self._others = others
-
-    def find(self, wanted: Wanted) -> list[Held]:
-        if wanted.before_s is not None:
-            return []
-        found = [Held(self.name, path.name, "") for path in self._others()]
-        return found + [
-            Held(self.name, str(number), text_of(self._model, head) or "")
-            for number, head in enumerate(self._found(wanted))
-        ]
-
-    def _found(self, wanted: Wanted) -> list[tuple[int, ...]]:
-        texts = ((head, text_of(self._model, head)) for head in self._heads.held())
-        return [head for head, text in texts if text is None or wanted.is_in(text)]
-
-    def forget(self, wanted: Wanted) -> int:
-        if wanted.before_s is not None:
-            return 0
-        found, others = self._found(wanted), self._others()
-        self._heads.forget(found)
-        for path in others:
-            path.unlink(missing_ok=True)
-        return len(found) + len(others)
 
     def scrub(self) -> str | None:
         return None

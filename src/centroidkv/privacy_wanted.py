@@ -104,6 +104,11 @@ class Wanted:
             known.startswith(t[-length:]) for t in self.texts for length in range(_least(t), len(t))
         )
 
+    def is_around(self, text: str) -> bool:
+        """Tell whether a text stands within what is wanted, of which it may lack both ends."""
+        known = plain(text)
+        return len(known) >= LEAST_CUT and any(known in t for t in self.texts)
+
     def as_dict(self) -> dict[str, Any]:
         """Return what a later run needs to find the same."""
         return {

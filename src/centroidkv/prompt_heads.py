@@ -3,16 +3,19 @@
 Passages are computed behind a head, so a head must be known before anything can be. One prompt
 does not tell which of the tokens before its first passage will come again: its date may not, nor
 the title of that passage, nor the turns of a conversation. What two prompts begin with does.
-Knows tokens alone.
+In a prompt a passage mostly stands behind others, so it is computed behind others too: each head
+has a run-up, the first passages that were seen behind it. They are dealt into a few contexts, and
+a passage's KV is the mean of what it is in each. Knows tokens alone.
 """
 
 import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from centroidkv.bounds import plain_json
 from centroidkv.errors import CacheError
@@ -21,14 +24,46 @@ from centroidkv.vault import IN_THE_CLEAR, Vault
 
 _log = logging.getLogger("centroidkv")
 
-Head: TypeAlias = tuple[int, ...]
+TokenIds: TypeAlias = tuple[int, ...]
 
 MOST_HEADS, MOST_RECENT = 16, 16
 # A shorter beginning is that of any prompt of the model, not of one template.
 LEAST_TOKENS = 4
+# Of the passages in a run-up, and into how many contexts they are dealt.
+RUN_UP_TOKENS, NUM_CONTEXTS = 2048, 3
+# A shorter run-up grows when passages come that it does not hold; those behind it are learnt anew.
+_LEAST_RUN_UP = 1024
 _MOST_BYTES = 64 << 20
 
-__all__ = ["Head", "PromptHeads"]
+__all__ = ["RUN_UP_TOKENS", "Head", "PromptHeads", "TokenIds", "run_up_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What prompts begin with, and the passages that others are computed behind."""
+
+    token_ids: TokenIds
+    run_up: tuple[TokenIds, ...] = ()
+
+    @property
+    def all_ids(self) -> TokenIds:
+        """The head and its run-up as they follow each other."""
+        return (*self.token_ids, *(t for p in self.run_up for t in p))
+
+    def contexts(self, passage: TokenIds, *, most: int) -> list[TokenIds]:
+        """Return what a passage is computed behind, each the head and some passages of the run-up.
+
+        The passage itself is left out, and what is longer than `most` tokens.
+        """
+        found: list[TokenIds] = []
+        for group in (self.run_up[n::NUM_CONTEXTS] for n in range(NUM_CONTEXTS)):
+            before = list(self.token_ids)
+            for other in group:
+                if other != passage and len(before) + len(other) <= most:
+                    before += other
+            found.append(tuple(before))
+        behind_others = [c for c in found if len(c) > len(self.token_ids)]
+        return behind_others or [self.token_ids]
 
 
 class PromptHeads:
@@ -44,7 +79,7 @@ class PromptHeads:
         self._path = None if read_only else path
         self._vault = vault
         self._heads = _read(path, vault)
-        self._recent: deque[Head] = deque(maxlen=MOST_RECENT)
+        self._recent: deque[TokenIds] = deque(maxlen=MOST_RECENT)
         self._lock = threading.Lock()
 
     def find(self, before: Sequence[int]) -> Head | None:
@@ -52,8 +87,9 @@ class PromptHeads:
         with self._lock:
             return self._find(tuple(before))
 
-    def _find(self, before: Head) -> Head | None:
-        return min((h for h in self._heads if before[: len(h)] == h), key=len, default=None)
+    def _find(self, before: TokenIds) -> Head | None:
+        found = (h for h in self._heads if before[: len(h.token_ids)] == h.token_ids)
+        return min(found, key=lambda h: len(h.token_ids), default=None)
 
     def note(self, before: Sequence[int]) -> Head | None:
         """Take note of the tokens before a passage; return the head, if it is known now.
@@ -67,8 +103,8 @@ class PromptHeads:
             if known is None:
                 shared = max((_shared(own, r) for r in self._recent), default=0)
                 self._recent.append(own)
-                known = own[:shared] or None
-                if known is not None:
+                if shared:
+                    known = Head(own[:shared])
                     self._keep(known)
             return known
 
@@ -76,17 +112,32 @@ class PromptHeads:
         """Make a head known without a second prompt that begins like it."""
         with self._lock:
             if self._find(tuple(head)) is None and len(head) >= LEAST_TOKENS:
-                self._keep(tuple(head))
+                self._keep(Head(tuple(head)))
+
+    def with_run_up(self, head: Head, passages: Iterable[TokenIds]) -> Head:
+        """Return a known head with its run-up; if that is short, it takes in `passages`.
+
+        From then on it stays as it is: passages are kept by head and run-up.
+        """
+        with self._lock:
+            known = self._find(head.token_ids)
+            if known is None or sum(map(len, known.run_up)) >= _LEAST_RUN_UP:
+                return known or head
+            found = replace(known, run_up=run_up_of((*known.run_up, *passages)))
+            if found != known:
+                self._heads[self._heads.index(known)] = found
+                self._write()
+            return found
 
     def held(self) -> list[Head]:
         """Return the known heads and the beginnings of recent prompts."""
         with self._lock:
-            return [*self._heads, *self._recent]
+            return [*self._heads, *map(Head, self._recent)]
 
     def forget(self, heads: Sequence[Head]) -> None:
         """Let go of heads, here and in the file."""
         with self._lock:
-            kept = [h for h in self._recent if h not in heads]
+            kept = [h for h in self._recent if Head(h) not in heads]
             self._recent.clear()
             self._recent.extend(kept)
             known = len(self._heads)
@@ -101,25 +152,47 @@ class PromptHeads:
     def _write(self) -> None:
         if self._path is None:
             return
+        rows = [{"head": h.token_ids, "run_up": h.run_up} for h in self._heads]
         try:
-            self._vault.write(self._path, json.dumps([list(h) for h in self._heads]).encode())
+            self._vault.write(self._path, json.dumps(rows).encode())
         except OSError as error:
             _log.warning("the prompt's head could not be kept: %s", error)
 
 
-def _shared(one: Head, other: Head) -> int:
+def run_up_of(passages: Iterable[TokenIds]) -> tuple[TokenIds, ...]:
+    """Return the first passages that fit into a run-up; a single one always does."""
+    found: list[TokenIds] = []
+    left = RUN_UP_TOKENS
+    for passage in dict.fromkeys(passages):
+        if not found or len(passage) <= left:
+            found.append(passage)
+            left -= len(passage)
+    return tuple(found)
+
+
+def _shared(one: TokenIds, other: TokenIds) -> int:
     shared = common_prefix(one, other)
     return shared if shared >= max(LEAST_TOKENS, min(len(one), len(other)) / 2) else 0
 
 
 def _read(path: Path, vault: Vault) -> list[Head]:
     try:
-        rows = plain_json(vault.read(path, _MOST_BYTES))
-        heads = [tuple(int(t) for t in row) for row in rows]
+        heads = [_head(row) for row in plain_json(vault.read(path, _MOST_BYTES))]
         # An empty head would be found in front of every prompt.
-        return [h for h in heads if len(h) >= LEAST_TOKENS][-MOST_HEADS:]
+        return [h for h in heads if len(h.token_ids) >= LEAST_TOKENS][-MOST_HEADS:]
     except FileNotFoundError:
         return []
-    except (ArithmeticError, CacheError, OSError, TypeError, ValueError) as error:
+    except (ArithmeticError, CacheError, LookupError, OSError, TypeError, ValueError) as error:
         _log.warning("%s is damaged and begun anew: %s", path, error)
         return []
+
+
+def _head(row: Any) -> Head:
+    """Read a head; a row of tokens alone is one of a time before run-ups."""
+    if isinstance(row, dict):
+        return Head(_ids(row["head"]), tuple(p for p in map(_ids, row["run_up"]) if p))
+    return Head(_ids(row))
+
+
+def _ids(row: Any) -> TokenIds:
+    return tuple(int(t) for t in row)

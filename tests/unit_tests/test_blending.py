@@ -22,7 +22,7 @@ from blend_parts import (
     plain,
     rendered,
 )
-from centroidkv import Engine, Message, Passage, gate_prompts
+from centroidkv import Engine, Message, Passage, gate_prompts, prompt_heads
 from centroidkv.blend_gate import BlendGate
 from centroidkv.errors import BlendRefused, ConfigError, ContextTooLong
 from centroidkv.gate_trial import GateFigures, GateTrial
@@ -415,6 +415,38 @@ def test_a_trial_that_breaks_off_is_a_refusal(model, monkeypatch, tmp_path) -> N
     refusal = BlendGate(tmp_path, model, 0.15).refusal()
     assert refusal is not None
     assert (refusal.problem, "out of memory" in refusal.why) == ("model_unsupported", True)
+
+
+# forgetting
+
+
+@pytest.mark.parametrize("forgotten", [CARD, SYSTEM], ids=["of the run-up", "the head"])
+def test_what_was_computed_behind_a_text_is_forgotten_with_it(blending, forgotten: str) -> None:
+    engine = blending()
+    learn(engine, CARD, WIRE, LOAN)
+    blend = engine._policies.blend
+    (head,) = (h for h in blend.heads.held() if h.run_up)
+    root = blend.passages.root(head)
+    assert list(engine.store.blocks.disk.manifest.rows("namespace = ?", root))
+    assert "heads" in engine.export(passage=forgotten.strip()).counts
+    assert engine.forget(passage=forgotten.strip()).is_proven
+    assert not list(engine.store.blocks.disk.manifest.rows("namespace = ?", root))
+    assert ask_about(engine, [LOAN, WIRE]).usage.blend_problem == "head_unseen"
+
+
+def test_another_passage_leaves_the_head_and_what_is_behind_it(
+    blending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_heads, "_LEAST_RUN_UP", 1)
+    engine = blending()
+    learn(engine, CARD, WIRE, LOAN)
+    late = "Anything that is said of ferries and their timetables is said somewhere else. " * 12
+    for _ in range(2):
+        ask_about(engine, [late, CARD, WIRE])
+        engine.flush()
+    assert engine.forget(passage=late.strip()).is_proven
+    done = ask_about(engine, [LOAN, WIRE, CARD])
+    assert (done.usage.reason, done.usage.blend_problem) == ("blended", None)
 
 
 # offline

@@ -9,6 +9,7 @@ from langchain_core.outputs import Generation
 
 from centroidkv import Engine
 from centroidkv.langchain import CentroidKVAnswerCache
+from centroidkv.prompt_heads import Head
 from centroidkv.types import Message
 from word_bank import PASSAGES, QUESTIONS, ask, build_and_warm
 
@@ -127,9 +128,9 @@ def test_the_history(pair: tuple[Engine, Engine]) -> None:
 def test_passages_to_be_blended(open_engine: Callable[..., Engine]) -> None:
     engine = open_engine()
     acme, zeta = engine.for_tenant("acme"), engine.for_tenant("zeta")
-    head, ids = tuple(range(40)), tuple(range(40, 140))
+    head, ids = Head(tuple(range(40))), tuple(range(40, 140))
     for own in (acme, zeta):
-        own._policies.blend.heads.add(head)
+        own._policies.blend.heads.add(head.token_ids)
     acme._policies.blend.passage_learner.fill(head, [ids])
     acme.flush()
     found = [e._policies.blend.passages.find(head, ids).num_tokens for e in (acme, zeta)]

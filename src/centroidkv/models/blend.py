@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from centroidkv.models.arena import input_device
 from centroidkv.models.blend_choice import Recipe, attention_received, chosen, deviation
-from centroidkv.models.blend_drift import Drift
 from centroidkv.models.blend_rows import Rows, fresh_of
 from centroidkv.models.free_keys import Placement
 from centroidkv.models.lending import SequenceKV
@@ -101,7 +100,6 @@ class Blender:
                 placement.place(number)
             if number in checks:
                 left = walk.choose(layer, number, recipe, checks[number])
-                walk.correct(placement, recipe.drift, number)
                 uncorrected = left if uncorrected is None else uncorrected
             walk.run(layer)
             if number >= first:
@@ -160,13 +158,6 @@ class _Walk:
         self.hidden = self.hidden[:, is_kept]
         self.turns = (cos[:, is_kept], sin[:, is_kept])
         self.rows = Rows(self.kv, self.positions)
-
-    def correct(self, placement: Placement, part: float, layer: int) -> None:
-        """Behind a layer correct the other rows by what is found of those that are computed."""
-        if part:
-            rows = self.is_placed.nonzero()[:, 0]
-            drift = Drift(placement, rows, self.rows.places[rows], part)
-            self.rows = Rows(self.kv, self.positions, drift, chosen_at=layer)
 
     def run(self, layer: torch.nn.Module) -> None:
         """Run one layer on the rows.

@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 
-from centroidkv.models.blend_drift import PART
 from centroidkv.models.blend_rows import Fresh
 
 __all__ = ["SHARE", "Deviation", "Recipe", "attention_received", "chosen", "deviation"]
@@ -42,7 +41,6 @@ class Recipe:
         later: Layers at which fewer are chosen again of those still computed, and the share of
             the placed tokens that stays.
         bound: For a share of None.
-        drift: How much of the mean change of the tokens computed again is added to the others.
         asked: By which power of the attention that what follows the passages pays to a token its
             deviation counts for more; 0 for none.
     """
@@ -52,7 +50,6 @@ class Recipe:
     by: Literal["keys", "values"] = "values"
     later: tuple[tuple[int, float], ...] = ()
     bound: float = AUTO_BOUND
-    drift: float = PART
     asked: float = 0.5
 
     @classmethod

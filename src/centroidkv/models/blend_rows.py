@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import torch
 
 from centroidkv.models.arena import Arena
-from centroidkv.models.blend_drift import Drift
 from centroidkv.models.lending import SequenceKV
 from centroidkv.models.packed import (
     KEYWORD,
@@ -88,9 +87,6 @@ class Rows:
     Args:
         kv: The sequence's KV; room for all positions.
         positions: Of the rows, ascending, [rows].
-        drift: What corrects the KV of the other rows, where that is wanted.
-        chosen_at: The layer in which the rows were chosen, which has fresh KV of them already:
-            nothing is left to correct there.
 
     Attributes:
         own: The arena that the rows are written to; its token 0 stands at position `origin`.
@@ -99,14 +95,7 @@ class Rows:
 
     is_compileable = False
 
-    def __init__(
-        self,
-        kv: SequenceKV,
-        positions: torch.Tensor,
-        drift: Drift | None = None,
-        *,
-        chosen_at: int | None = None,
-    ) -> None:
+    def __init__(self, kv: SequenceKV, positions: torch.Tensor) -> None:
         self._lender = None if isinstance(kv, Arena) else kv.lender
         self.origin = 0 if isinstance(kv, Arena) else kv.lent
         self.own = kv if isinstance(kv, Arena) else kv.tail
@@ -114,7 +103,6 @@ class Rows:
         self._groups = self._in_groups()
         self._masks: dict[int, torch.Tensor] = {}
         self._room = _MOST_KEPT
-        self._drift, self._chosen_at = drift, chosen_at
 
     def _in_groups(self) -> list[tuple[int, int, int]]:
         """Return (start, stop, tokens): rows that attend together, and how far the last sees."""
@@ -129,8 +117,6 @@ class Rows:
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> KV:
         """Write the rows' new keys and values, [1, kv_heads, rows, dim], over the arena's."""
-        if self._drift is not None and layer != self._chosen_at:
-            self._drift.correct(layer, keys, values)
         self.own.keys[layer].index_copy_(2, self.places, keys)
         self.own.values[layer].index_copy_(2, self.places, values)
         return keys, values

@@ -33,20 +33,6 @@ class Turn:
         angles = positions[:, None] * frequencies
         return cls(angles.cos(), angles.sin())
 
-    def at(self, places: torch.Tensor) -> "Turn":
-        """Return the angles of some of the positions."""
-        return Turn(self.cos[places], self.sin[places])
-
-    def back(self) -> "Turn":
-        return Turn(self.cos, -self.sin)
-
-    def wide(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what a whole key and its halves changed over are multiplied by, [tokens, key_dim].
-
-        The turned key is the sum of both products.
-        """
-        return torch.cat([self.cos, self.cos], -1), torch.cat([-self.sin, self.sin], -1)
-
     def apply(self, keys: torch.Tensor) -> torch.Tensor:
         """Turn keys in place, [kv_heads, tokens, key_dim]; they pair the halves of a head."""
         first, second = keys.chunk(2, -1)
@@ -99,17 +85,12 @@ class Placement:
         self._positions = origin + torch.arange(*self.span, dtype=torch.float32, device=device)
         self._turn: dict[int, Turn] = {}
 
-    def turn(self, layer: int) -> Turn:
+    def _turn_of(self, layer: int) -> Turn:
         """Return the turn of all keys in `span`; computed once where layers share it."""
         number = layer if len(self._frequencies) > 1 else 0
         if number not in self._turn:
             self._turn = {number: Turn.of(self._positions, self._frequencies[number])}
         return self._turn[number]
-
-    def held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the keys and values of a layer in `span`, [kv_heads, tokens, dim], as views."""
-        span = slice(*self.span)
-        return self.arena.keys[layer, 0, :, span], self.arena.values[layer, 0, :, span]
 
     def place(self, layer: int) -> None:
         """Write the keys and values of one layer; the first call waits for the blocks.
@@ -123,8 +104,8 @@ class Placement:
         for block, span in zip(self._blocks, self.spans, strict=True):
             write_bits(self.arena.keys[layer, 0, :, slice(*span)], block.keys[layer])
             write_bits(self.arena.values[layer, 0, :, slice(*span)], block.values[layer])
-        keys, _ = self.held(layer)
+        keys = self.arena.keys[layer, 0, :, slice(*self.span)]
         exact = keys.float()  # of float32 keys, they themselves
-        self.turn(layer).apply(exact)
+        self._turn_of(layer).apply(exact)
         if exact is not keys:
             keys.copy_(exact)

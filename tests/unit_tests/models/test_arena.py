@@ -239,7 +239,8 @@ def test_one_token_is_left_to_compute() -> None:
 def test_no_other_namespace_and_no_shared_head_alone_takes_it_over() -> None:
     pool = ArenaPool(shape(), budget_bytes=1 << 20)
     arena = left_behind(pool, resident(range(80)))
-    for wanted in (resident(range(80), "two"), resident([*range(30), *[7] * 60]), NOBODY):
+    others = (resident(range(80), "two"), resident([*range(30), *[7] * 60]), resident([]), NOBODY)
+    for wanted in others:
         other = pool.take(100, wanted)
         assert other is not arena
         assert other.num_tokens == 0

@@ -147,7 +147,7 @@ def test_scattered_rows_are_those_of_a_dense_computation(
     model: TransformersModel, passages: list[PlacedPassage]
 ) -> None:
     sequence, whole = (model.open_sequence(len(PROMPT)) for _ in range(2))
-    done = model.blender.run(sequence._open, PROMPT, passages, Recipe(0.2, drift=0, asked=0))
+    done = model.blender.run(sequence._open, PROMPT, passages, Recipe(0.2, asked=0))
     whole.prefill(PROMPT)
     assert done.report.again_tokens == 32
     # The first passage stands where it was computed; of the second, what deviates most.
@@ -159,27 +159,6 @@ def test_scattered_rows_are_those_of_a_dense_computation(
     expected = dense(model, passages, torch.from_numpy(worst + behind.start))
     assert (done.logits[0] - expected).abs().max() < 1e-4
     assert (done.logits[0] - plain(model)).abs().max() > 1e-3
-
-
-def test_others_are_moved_by_half_of_what_the_chosen_moved(
-    model: TransformersModel, passages: list[PlacedPassage]
-) -> None:
-    assert model.rotary is not None
-    found = []
-    for drift in (0.0, 0.5):
-        arena = Arena(model.shape, 256)
-        model.blender.run(arena, PROMPT, passages, Recipe(0.2, drift=drift))
-        block = arena.snapshot(passages[1].start, passages[1].stop)
-        found.append(free_block(block, model.rotary, passages[1].start))
-    still, moved = found
-    placed = passages[1].block
-    is_other = np.isclose(still.values[2], placed.values[2], atol=1e-6).all((0, 2))
-    assert is_other.sum() == len(ONE) - 32
-    for at, before in ((moved.keys, placed.keys), (moved.values, placed.values)):
-        change = at[2] - before[2]
-        others = change[:, is_other]
-        assert np.allclose(others, others[:, :1], atol=1e-5)
-        assert np.allclose(others[:, 0], 0.5 * change[:, ~is_other].mean(1), atol=1e-5)
 
 
 def test_masks_that_are_kept_have_a_bound(model: TransformersModel) -> None:

@@ -1,0 +1,73 @@
+"""Computing passages ahead, in a few contexts each, free of positions.
+
+A context is the prompt's head and some other passages. Behind others, since there a passage mostly
+stands: its tokens move in a common direction where others are before it, and what comes first
+takes a part in the text's beginning. In several, since the mean of them is nearer to the next one
+than any is. Knows nothing of stores.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from centroidkv.kv.blocks import split
+from centroidkv.passage_store import BlendingModel
+from centroidkv.prompt_heads import Head, TokenIds
+from centroidkv.rotary import from_float32, to_float32
+from centroidkv.types import FloatArray, KVBlock
+
+__all__ = ["computed"]
+
+
+def computed(
+    model: BlendingModel, head: Head, passages: Iterable[TokenIds], *, namespace: str
+) -> Generator[list[KVBlock]]:
+    """Compute passages, each for itself; yield the blocks of each, free of positions.
+
+    Blocks of 64 tokens and a tail, as a store holds them. The KV of a context is left to the next
+    passage as a request leaves that of its prompt, in an arena of the namespace.
+
+    Raises:
+        ContextTooLong: A passage and the head are longer than the model's context.
+    """
+    for token_ids in passages:
+        most = model.context_tokens - len(token_ids) - 1
+        contexts = head.contexts(token_ids, most=most)
+        found = [_behind(model, before, token_ids, namespace) for before in contexts]
+        yield [_mean(blocks) for blocks in zip(*found, strict=True)]
+
+
+def _behind(
+    model: BlendingModel, before: TokenIds, token_ids: TokenIds, namespace: str
+) -> list[KVBlock]:
+    """Compute a passage in one context; return its blocks with keys as they were before RoPE."""
+    from centroidkv.models.free_keys import free_block  # brings torch
+
+    rotary = model.rotary
+    assert rotary is not None, "only a model that can be blended has its passages computed"
+    sequence = model.open_sequence(len(before) + len(token_ids) + 1, before, namespace=namespace)
+    try:
+        sequence.prefill((*before, *token_ids)[sequence.num_tokens :])
+        parts = [(len(before) + start, len(before) + stop) for start, stop in split(len(token_ids))]
+        return [free_block(sequence.snapshot(*part), rotary, part[0]) for part in parts]
+    finally:
+        sequence.close()
+
+
+def _mean(blocks: Sequence[KVBlock]) -> KVBlock:
+    """Return the mean of the same tokens' blocks in several contexts."""
+    first = blocks[0]
+    if len(blocks) == 1:
+        return first
+
+    def mean(arrays: Iterable[FloatArray]) -> FloatArray:
+        found: FloatArray = np.stack([to_float32(a, first.dtype) for a in arrays]).mean(0)
+        return found
+
+    keys, values = mean(b.keys for b in blocks), mean(b.values for b in blocks)
+    return replace(
+        first,
+        keys=from_float32(keys, first.dtype),
+        values=from_float32(values, first.dtype),
+    )
