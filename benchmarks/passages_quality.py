@@ -16,9 +16,11 @@ from quality_sets import tatqa
 from centroidkv.config import Sampling
 from centroidkv.models.loading import load_model
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.passage_spans import locate
-from centroidkv.passage_store import computed, joined
+from centroidkv.passage_computing import computed
+from centroidkv.passage_spans import PassageLayout, locate
+from centroidkv.passage_store import joined
 from centroidkv.placement import PlacedPassage
+from centroidkv.prompt_heads import Head, TokenIds, run_up_of
 from centroidkv.protocols import RunningSequence
 
 SHARE = 0.15
@@ -33,10 +35,11 @@ def quality(data: Path, cache: Path, seed: int, limit: int | None) -> list[dict[
     order = np.random.default_rng(seed).permutation(len(askings))[:limit]
     model = load_model("bundled:smollm2")
     full, blended = (KeptAnswers(cache / f"{n}.jsonl") for n in ("full", f"blended_{SHARE}"))
+    run_up = run_up_of(unit for a in askings for unit in _spans(model, a)[1])
     rows = []
     for number, i in enumerate(order, start=1):
         asking = askings[i]
-        rows.append(_pair(model, asking, full, blended, questions.max_tokens))
+        rows.append(_pair(model, asking, full, blended, run_up, questions.max_tokens))
         if number % 10 == 0:
             print(number, _summary(rows, len(askings)), flush=True)
     return [_summary(rows, len(askings))]
@@ -47,13 +50,14 @@ def _pair(
     asking: Asking,
     full: KeptAnswers,
     blended: KeptAnswers,
+    run_up: tuple[TokenIds, ...],
     max_tokens: int,
 ) -> tuple[Asking, str, str]:
     ids = asking.prompt
     if full.get(ids, max_tokens) is None:
         full.put(ids, max_tokens, _full(model, ids, max_tokens))
     if blended.get(ids, max_tokens) is None:
-        blended.put(ids, max_tokens, _blended(model, asking, max_tokens))
+        blended.put(ids, max_tokens, _blended(model, asking, run_up, max_tokens))
     texts = full.get(ids, max_tokens), blended.get(ids, max_tokens)
     return asking, texts[0] or "", texts[1] or ""
 
@@ -64,15 +68,25 @@ def _full(model: TransformersModel, ids: tuple[int, ...], max_tokens: int) -> st
     return _answer(sequence, max_tokens)
 
 
-def _blended(model: TransformersModel, asking: Asking, max_tokens: int) -> str:
+def _spans(model: TransformersModel, asking: Asking) -> tuple[PassageLayout, tuple[TokenIds, ...]]:
+    """Return where the passages of a prompt stand, and their tokens."""
     prompt = model.encode(rendered(asking.system, asking.user))
     context = asking.user.removeprefix("Context:\n").rsplit("\n\nQuestion:", 1)[0]
     layout = locate(prompt, context.split("\n\n"), question=asking.asked.question)
-    units = [prompt.token_ids[s.start : s.stop] for s in layout.spans]
-    freed = [joined(b) for b in computed(model, prompt.token_ids[: layout.head], units)]
-    placed = [PlacedPassage(s.start, s.stop, b) for s, b in zip(layout.spans, freed, strict=True)]
-    sequence = model.open_sequence(len(prompt) + max_tokens)
-    sequence.blend(prompt.token_ids, placed, share=SHARE)
+    return layout, tuple(prompt.token_ids[s.start : s.stop] for s in layout.spans)
+
+
+def _blended(
+    model: TransformersModel, asking: Asking, run_up: tuple[TokenIds, ...], max_tokens: int
+) -> str:
+    ids = model.encode(rendered(asking.system, asking.user)).token_ids
+    layout, units = _spans(model, asking)
+    freed = computed(model, Head(ids[: layout.head], run_up), units, namespace="quality")
+    placed = [
+        PlacedPassage(s.start, s.stop, joined(b)) for s, b in zip(layout.spans, freed, strict=True)
+    ]
+    sequence = model.open_sequence(len(ids) + max_tokens)
+    sequence.blend(ids, placed, share=SHARE)
     return _answer(sequence, max_tokens)
 
 

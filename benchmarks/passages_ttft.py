@@ -42,8 +42,11 @@ class Scene:
         return self._answered(engine, shown, way)
 
     def teach(self, engine: Engine) -> None:
-        """Show every passage once, so that it is computed behind an answer."""
-        for start in range(0, len(self.texts), self.shown):
+        """Show every passage, so that it is computed behind an answer.
+
+        Twice: behind the first answer, the prompts' head is not known.
+        """
+        for start in (*range(0, len(self.texts), self.shown), 0):
             self._answered(engine, self.texts[start : start + self.shown], "blend")
             engine.flush()
 
