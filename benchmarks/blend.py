@@ -47,7 +47,6 @@ WAYS = (
     Way("5 %", _graded(0.05)),
     Way("15 %, published, by V", _plain(0.15)),
     Way("0 %, behind the head", Recipe(0.0), "head"),
-    Way("5 %, behind the head", _graded(0.05), "head"),
     Way("15 %, behind the head", _graded(0.15), "head"),
     Way("15 %, behind the head, published, by V", _plain(0.15), "head"),
     Way("10 %", _graded(0.1)),
@@ -60,7 +59,6 @@ WAYS = (
     Way("15 %, not by attention", _graded(0.15, asked=0)),
     Way("15 %, check layer 2", _graded(0.15, check_layer=2)),
     Way("0 %, alone", Recipe(0.0), "alone"),
-    Way("15 %, alone", _graded(0.15), "alone"),
     Way("15 %, alone, published, by V", _plain(0.15), "alone"),
     Way("100 %", Recipe(1.0)),
 )

@@ -17,6 +17,10 @@ from centroidkv.prompt_heads import Head, TokenIds
 from centroidkv.rotary import from_float32, to_float32
 from centroidkv.types import FloatArray, KVBlock
 
+# Room is made for passages of so many tokens: a longer one than before needs another arena, in
+# which its context is computed again.
+_ROOM_TOKENS = 256
+
 __all__ = ["computed"]
 
 
@@ -46,7 +50,9 @@ def _behind(
 
     rotary = model.rotary
     assert rotary is not None, "only a model that can be blended has its passages computed"
-    sequence = model.open_sequence(len(before) + len(token_ids) + 1, before, namespace=namespace)
+    needed = len(before) + len(token_ids) + 1
+    capacity = max(needed, min(len(before) + _ROOM_TOKENS, model.context_tokens))
+    sequence = model.open_sequence(capacity, before, namespace=namespace)
     try:
         sequence.prefill((*before, *token_ids)[sequence.num_tokens :])
         parts = [(len(before) + start, len(before) + stop) for start, stop in split(len(token_ids))]
