@@ -20,7 +20,7 @@ from centroidkv.passage_computing import computed
 from centroidkv.passage_spans import PassageLayout, locate
 from centroidkv.passage_store import joined
 from centroidkv.placement import PlacedPassage
-from centroidkv.prompt_heads import Head, TokenIds, run_up_of
+from centroidkv.prompt_heads import NUM_CONTEXTS, Head, TokenIds, run_up_of
 from centroidkv.protocols import RunningSequence
 
 SHARE = 0.15
@@ -35,7 +35,9 @@ def quality(data: Path, cache: Path, seed: int, limit: int | None) -> list[dict[
     order = np.random.default_rng(seed).permutation(len(askings))[:limit]
     model = load_model("bundled:smollm2")
     full, blended = (KeptAnswers(cache / f"{n}.jsonl") for n in ("full", f"blended_{SHARE}"))
-    run_up = run_up_of(unit for a in askings for unit in _spans(model, a)[1])
+    shown = [_spans(model, asking)[1] for asking in askings]
+    room = NUM_CONTEXTS * sum(len(unit) for units in shown for unit in units) // (2 * len(shown))
+    run_up = run_up_of((unit for units in shown for unit in units), room)
     rows = []
     for number, i in enumerate(order, start=1):
         asking = askings[i]

@@ -118,7 +118,7 @@ class BlendAnswering:
             return
         ids = run.prompt.token_ids
         most = len(ids) if run.storable_tokens is None else run.storable_tokens
-        # All of them: where the run-up grows, those that are stored are learnt anew.
+        # All of them: those of the first prompt are the run-up. What is stored is passed over.
         passages = [ids[s.start : s.stop] for s in layout.spans if s.stop <= most]
         self.passage_learner.submit(ids[: layout.head], passages)
 

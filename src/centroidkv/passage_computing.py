@@ -13,13 +13,15 @@ import numpy as np
 
 from centroidkv.kv.blocks import split
 from centroidkv.passage_store import BlendingModel
-from centroidkv.prompt_heads import Head, TokenIds
+from centroidkv.prompt_heads import NUM_CONTEXTS, Head, TokenIds
 from centroidkv.rotary import from_float32, to_float32
 from centroidkv.types import FloatArray, KVBlock
 
 # Room is made for passages of so many tokens: a longer one than before needs another arena, in
 # which its context is computed again.
 _ROOM_TOKENS = 256
+# Passages that are held until each has been computed in all contexts.
+_TOGETHER = 8
 
 __all__ = ["computed"]
 
@@ -30,16 +32,23 @@ def computed(
     """Compute passages, each for itself; yield the blocks of each, free of positions.
 
     Blocks of 64 tokens and a tail, as a store holds them. The KV of a context is left to the next
-    passage as a request leaves that of its prompt, in an arena of the namespace.
+    passage as a request leaves that of its prompt, in an arena of the namespace: so some passages
+    are computed in one context, and then in the next.
 
     Raises:
         ContextTooLong: A passage and the head are longer than the model's context.
     """
-    for token_ids in passages:
-        most = model.context_tokens - len(token_ids) - 1
-        contexts = head.contexts(token_ids, most=most)
-        found = [_behind(model, before, token_ids, namespace) for before in contexts]
-        yield [_mean(blocks) for blocks in zip(*found, strict=True)]
+    waiting = list(passages)
+    for start in range(0, len(waiting), _TOGETHER):
+        some = waiting[start : start + _TOGETHER]
+        contexts = [head.contexts(ids, most=model.context_tokens - len(ids) - 1) for ids in some]
+        found: list[list[list[KVBlock]]] = [[] for _ in some]
+        for number in range(NUM_CONTEXTS):
+            for ids, own, blocks in zip(some, contexts, found, strict=True):
+                if number < len(own):
+                    blocks.append(_behind(model, own[number], ids, namespace))
+        for blocks in found:
+            yield [_mean(same) for same in zip(*blocks, strict=True)]
 
 
 def _behind(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 
+from centroidkv.kv.blocks import Piece
 from centroidkv.passage_computing import computed
 from centroidkv.passage_store import BlendingModel, PassageStore
 from centroidkv.prompt_heads import Head, PromptHeads, TokenIds
@@ -77,13 +78,19 @@ class PassageLearner:
         try:
             head = self._heads.note(before)
             if head is not None:
-                self.fill(self._heads.with_run_up(head, passages), passages)
+                shown = sum(map(len, passages))
+                head = self._heads.with_run_up(head, passages, shown_tokens=shown)
+            if head is not None:
+                self.fill(head, passages)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not the answer's
             _log.warning("passages were not computed ahead: %s", error)
             self._count("failed_passages")
 
     def fill(self, head: Head, passages: Iterable[TokenIds]) -> int:
-        """Compute those passages that are not stored behind a head; return their tokens."""
+        """Compute those passages that are not stored behind a head; return their tokens.
+
+        Ends where the head is forgotten meanwhile.
+        """
         missing = [p for p in dict.fromkeys(passages) if not self.is_stored(head, p)]
         if not missing:
             return 0  # the head alone is not worth computing
@@ -91,14 +98,22 @@ class PassageLearner:
         with closing(self._computed(head, missing)) as found:
             for token_ids, blocks in zip(missing, found, strict=True):
                 pieces = self._passages.pieces(head, token_ids, blocks)
-                self._passages.keep(pieces)
+                with self._heads.holding(head) as is_held:
+                    if not is_held:
+                        break
+                    self._passages.keep(pieces)
                 size = sum(b.num_bytes for b in blocks)
-                write = partial(self._passages.persist, pieces)
+                write = partial(self._persist, head, pieces)
                 self._store.writer.submit(write, num_bytes=size, wait=True)
                 filled += len(token_ids)
                 if self._must_end:
                     break
         return filled
+
+    def _persist(self, head: Head, pieces: Sequence[Piece]) -> None:
+        with self._heads.holding(head) as is_held:
+            if is_held:
+                self._passages.persist(pieces)
 
     def is_stored(self, head: Head, token_ids: TokenIds) -> bool:
         """Tell whether the whole passage is there."""

@@ -146,10 +146,15 @@ class PassagePrefill:
                 self._problems["head_unseen"] += len(rendered.passages)
             else:
                 behind.setdefault(head, []).extend(rendered.passages)
+        shown = max(_num_tokens([rendered]) for rendered in waiting)
         for known, passages in behind.items():
-            head = self._heads.with_run_up(known, passages)
-            missing = [p for p in passages if not self._learner.is_stored(head, p)]
-            self._counts["already"] += len(passages) - len(missing)
+            head = self._heads.with_run_up(known, passages, shown_tokens=shown)
+            if head is None:
+                self._problems["head_unseen"] += len(passages)
+                continue
+            once = dict.fromkeys(passages)
+            missing = [p for p in once if not self._learner.is_stored(head, p)]
+            self._counts["already"] += len(once) - len(missing)
             self._counts["stored"] += len(missing)
             self._counts["tokens"] += self._learner.fill(head, missing)
         waiting.clear()

@@ -15,7 +15,7 @@ from centroidkv.kv.blocks import Match, Piece, block_id, chain, is_root, namespa
 from centroidkv.kv.codec import BlockCoder
 from centroidkv.kv.holdings import note_owner
 from centroidkv.kv.tiers import Place, TieredBlocks
-from centroidkv.prompt_heads import Head, TokenIds
+from centroidkv.prompt_heads import NUM_CONTEXTS, Head, TokenIds
 from centroidkv.protocols import BlendingSequence
 from centroidkv.rotary import Rotary
 from centroidkv.types import KVBlock, Message, Prompt
@@ -55,7 +55,10 @@ class PassageStore:
 
     def root(self, head: Head) -> str:
         """Return what the chains of passages behind a head begin with."""
-        root = namespace_id("blend", self._namespace, block_id(self._namespace, head.all_ids))
+        parts = [block_id(self._namespace, ids) for ids in (head.token_ids, *head.run_up)]
+        if head.run_up:
+            parts.append(f"{NUM_CONTEXTS} contexts")
+        root = namespace_id("blend", self._namespace, *parts)
         self._code_alike(root)
         return root
 
@@ -101,13 +104,13 @@ class PassageStore:
         ]
 
     def keep(self, pieces: Sequence[Piece]) -> None:
-        """Put a passage into memory; `persist` puts it onto disk."""
-        self._blocks.keep(pieces)
-
-    def persist(self, pieces: Sequence[Piece]) -> None:
+        """Put a passage into memory, once it is noted whose it is; `persist` puts it onto disk."""
         for root in {p.parent for p in pieces if is_root(p.parent)} - self._noted:
             note_owner(self._blocks.disk.manifest, root, self._namespace)
             self._noted.add(root)
+        self._blocks.keep(pieces)
+
+    def persist(self, pieces: Sequence[Piece]) -> None:
         self._blocks.persist(pieces)
 
 

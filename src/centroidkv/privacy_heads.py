@@ -1,13 +1,14 @@
 """Heads as a place that holds texts, and with each the passages that were computed behind it.
 
 Such a passage's KV has seen the head and its run-up, whose texts its own blocks do not spell: so
-these go with the head. See `Place` for the contract.
+it goes with the head, and where nothing tells any more what its head was, with whatever is
+forgotten. See `Place` for the contract.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-from centroidkv.kv.holdings import Holdings
+from centroidkv.kv.holdings import Holdings, Node
 from centroidkv.models.detokenizing import text_of
 from centroidkv.passage_store import PassageStore
 from centroidkv.privacy_report import Held
@@ -41,10 +42,11 @@ class HeadsPlace:
         if wanted.before_s is not None:
             return []
         found = [Held(self.name, path.name, "") for path in self._others()]
-        return found + [
+        found += [
             Held(self.name, str(number), text_of(self._model, head.all_ids) or "")
             for number, head in enumerate(self._found(wanted))
         ]
+        return found + [Held(self.name, node.id, "") for node in self._unknown()]
 
     def _found(self, wanted: Wanted) -> list[Head]:
         return [head for head in self._heads.held() if self._holds(head, wanted)]
@@ -58,21 +60,27 @@ class HeadsPlace:
         return any(test(text or "") for text in texts[2:] for test in tests)
 
     def forget(self, wanted: Wanted) -> int:
+        """Let go of heads first: what is computed behind them meanwhile is not kept any more."""
         if wanted.before_s is not None:
             return 0
         found, others = self._found(wanted), self._others()
-        self._erase_behind(found)
         self._heads.forget(found)
         for path in others:
             path.unlink(missing_ok=True)
-        return len(found) + len(others)
+        unknown = self._unknown()
+        if unknown:
+            self._holdings.erase(unknown)
+        return len(found) + len(others) + len(unknown)
 
-    def _erase_behind(self, heads: list[Head]) -> None:
-        """Remove the passages behind heads from every tier."""
-        roots = {self._passages.root(head) for head in heads}
-        if roots & self._holdings.namespaces().keys():
-            nodes = self._holdings.nodes(with_remote=True).values()
-            self._holdings.erase([node for node in nodes if node.namespace in roots])
+    def _unknown(self) -> list[Node]:
+        """Return passages that were computed behind a head that is not held now.
+
+        Nothing tells what these have seen: the head is of another KV precision, or made way.
+        """
+        known = {self._passages.root(head) for head in self._heads.known()}
+        roots = self._holdings.derived() - known
+        nodes = self._holdings.nodes(with_remote=True).values() if roots else ()
+        return [node for node in nodes if node.namespace in roots]
 
     def scrub(self) -> str | None:
         return None

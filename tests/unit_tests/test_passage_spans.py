@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from centroidkv.passage_spans import LEAST_TOKENS, locate
-from centroidkv.prompt_heads import NUM_CONTEXTS, RUN_UP_TOKENS, Head, PromptHeads
+from centroidkv.prompt_heads import NUM_CONTEXTS, RUN_UP_TOKENS, Head, PromptHeads, run_up_of
 from centroidkv.types import Prompt
 
 WORDS = st.text(alphabet="abc ", min_size=20, max_size=60).filter(str.strip)
@@ -75,24 +75,45 @@ def test_a_head_takes_its_run_up_from_the_first_passages_and_keeps_it(tmp_path: 
     heads = PromptHeads(path)
     heads.add(range(20))
     head = Head(tuple(range(20)))
-    one, two, three = ((n,) * 600 for n in (91, 92, 93))
-    assert heads.with_run_up(head, [one]).run_up == (one,)
-    assert heads.with_run_up(head, [one, two]).run_up == (one, two)  # one was short
-    known = heads.with_run_up(head, [three])
-    assert known.run_up == (one, two)
+    one, two = ((n,) * 300 for n in (91, 92))
+    assert heads.with_run_up(head, [], shown_tokens=300) == head
+    known = heads.with_run_up(head, [one, two], shown_tokens=300)
+    assert known.run_up == (one,)
+    assert heads.with_run_up(head, [two], shown_tokens=900) == known
     assert PromptHeads(path).find(range(21)) == known
-    assert heads.with_run_up(Head((7,) * 9), [one]) == Head((7,) * 9)  # not known
+    assert heads.with_run_up(Head((7,) * 9), [one], shown_tokens=9) is None  # not known
 
 
-@given(st.lists(st.integers(1, 2 * RUN_UP_TOKENS), max_size=12))
-def test_a_run_up_is_whole_passages_within_its_size(sizes: list[int]) -> None:
+def test_the_file_is_the_truth_for_all_processes(tmp_path: Path) -> None:
+    one, other = (PromptHeads(tmp_path / "heads.json") for _ in range(2))
+    head, second, passage = Head((5,) * 20), Head((6,) * 20), (91,) * 300
+    one.add(head.token_ids)
+    known = one.with_run_up(head, [passage], shown_tokens=300)
+    assert other.with_run_up(head, [(92,) * 300], shown_tokens=300) == known
+    with other.holding(known) as is_held, one.holding(head) as is_held_bare:
+        assert (is_held, is_held_bare) == (True, False)
+    one.forget([head])  # whatever its run-up is
+    other.add(second.token_ids)
+    assert one.known() == other.known() == [second]
+
+
+@given(st.lists(st.integers(1, 2 * RUN_UP_TOKENS), max_size=12), st.integers(0, 9000))
+def test_a_run_up_is_whole_passages_within_its_size(sizes: list[int], shown: int) -> None:
     passages = [(100 + n,) * size for n, size in enumerate(sizes)]
     heads = PromptHeads(Path("nowhere"), read_only=True)
     heads.add(range(9))
-    run_up = heads.with_run_up(Head(tuple(range(9))), passages).run_up
-    assert set(run_up) <= set(passages)
-    assert bool(run_up) == bool(passages)
-    assert len(run_up) == 1 or sum(map(len, run_up)) <= RUN_UP_TOKENS
+    head = heads.with_run_up(Head(tuple(range(9))), passages, shown_tokens=shown)
+    room = min(RUN_UP_TOKENS, NUM_CONTEXTS * shown // 2)
+    assert set(head.run_up) <= set(passages)
+    assert bool(head.run_up) == bool(passages)
+    assert len(head.run_up) == 1 or sum(map(len, head.run_up)) <= room
+
+
+def test_a_passage_with_and_without_its_ends_is_one() -> None:
+    whole = tuple(range(100, 160))
+    assert run_up_of([whole, whole[1:], whole[2:-2], whole[20:]]) == (whole, whole[20:])
+    head = Head((5,) * 9, (whole, (7,) * 30))
+    assert head.contexts(whole[1:-1], most=500) == [(*head.token_ids, *(7,) * 30)]
 
 
 @given(

@@ -1,7 +1,8 @@
 """Whose KV there is, since when, and removing it from every tier: for export, forgetting and ages.
 
 A block's id tells nothing of its tenant, so the manifest notes which namespaces are whose, and a
-namespace that was derived from another (passages behind a head) who its owner is. Knows no text.
+namespace that was derived from another (passages behind a head and its run-up) who its owner
+is. Knows no text.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,6 +70,12 @@ class Holdings:
                 FROM owners AS o JOIN own ON o.owner = own.namespace)
             SELECT namespace, model FROM own"""
         return {str(n): str(m) for n, m in self._manifest._rows(query, self._owner)}
+
+    def derived(self) -> set[str]:
+        """Return those of the owner's namespaces that belong to another of them."""
+        own = self.namespaces()
+        rows = self._manifest._rows("SELECT namespace, owner FROM owners")
+        return {str(n) for n, owner in rows if owner in own}
 
     # finding
 

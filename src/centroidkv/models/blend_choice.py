@@ -5,6 +5,7 @@ are from the placed ones says which tokens depend most on what now stands before
 al., "CacheBlend", EuroSys 2025, section 4.3; there the most deviating 15 % or so).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,7 +23,7 @@ SHARE = 0.15
 AUTO_BOUND = 2e-4
 # From which part of a model's layers on, how many times the share: 1 on the average. Errors of the
 # first layers go through all others.
-_STAGES = ((0.0, 3.4), (0.12, 1.8), (0.26, 0.9), (0.46, 0.5), (0.66, 0.2))
+_STAGES = ((0.0, 1.8), (0.12, 1.4), (0.26, 1.1), (0.46, 0.85), (0.66, 0.63))
 # Added to attention relative to its mean: what the check layer does not look at may matter later.
 _LEAST_ATTENTION = 0.1
 # Rows that are asked what they look at, the last ones: scores take memory for each of them.
@@ -56,18 +57,30 @@ class Recipe:
     def graded(cls, share: float | None, num_layers: int) -> "Recipe":
         """Return the recipe of a share on the average of a model's layers, more in the first.
 
-        A share that is too large to be exceeded anywhere, or none, is the same in all layers.
+        Where that would be more than all, the later layers have it. No share is none anywhere.
         """
-        if not share:
+        if not share or share >= 1:
             return cls(share)
         layers = range(CHECK_LAYER, num_layers)
         times = [[t for b, t in _STAGES if round(b * num_layers) <= n][-1] for n in layers]
-        shares = [share * t * len(times) / sum(times) for t in times]
-        if not shares or max(shares) > 1:
-            return cls(share)
+        shares = _spread(share, times)
         changes = zip(layers[1:], shares[1:], shares, strict=False)
         later = tuple((n, here) for n, here, before in changes if here != before)
         return cls(shares[0], later=later)
+
+
+def _spread(share: float, times: Sequence[float]) -> list[float]:
+    """Return shares in proportion to `times` whose mean is `share`, none of them above 1."""
+    shares = [0.0] * len(times)
+    rest = list(range(len(times)))
+    while rest:
+        left = share * len(times) - (len(times) - len(rest))
+        scale = left / sum(times[n] for n in rest)
+        done = [n for n in rest if scale * times[n] > 1] or rest
+        for n in done:
+            shares[n] = min(1.0, scale * times[n])
+        rest = [n for n in rest if n not in done]
+    return shares
 
 
 @dataclass(frozen=True, slots=True, eq=False)
