@@ -169,8 +169,8 @@ class Resident:
 
     @classmethod
     def of(cls, namespace: str, token_ids: Sequence[int]) -> "Resident":
-        """Name a sequence."""
-        return cls(namespace, np.asarray(token_ids, np.int64))
+        """Name a sequence; one of no tokens is nobody's."""
+        return cls(namespace, np.asarray(token_ids, np.int64)) if len(token_ids) else NOBODY
 
 
 NOBODY = Resident("", np.empty(0, np.int64))
@@ -332,7 +332,7 @@ def _worth_keeping(resident: Resident, wanted: Resident) -> int:
 
     What shares only a head would lose its resident the rest, which is worth more to others.
     """
-    if not (wanted.namespace and len(wanted.token_ids)) or resident.namespace != wanted.namespace:
+    if not wanted.namespace or resident.namespace != wanted.namespace:
         return 0
     most = min(len(resident.token_ids), len(wanted.token_ids) - 1)
     differ = np.flatnonzero(resident.token_ids[:most] != wanted.token_ids[:most])

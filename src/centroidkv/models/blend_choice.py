@@ -59,9 +59,9 @@ class Recipe:
 
         Where that would be more than all, the later layers have it. No share is none anywhere.
         """
-        if not share or share >= 1:
-            return cls(share)
         layers = range(CHECK_LAYER, num_layers)
+        if not share or share >= 1 or not layers:
+            return cls(share)
         times = [[t for b, t in _STAGES if round(b * num_layers) <= n][-1] for n in layers]
         shares = _spread(share, times)
         changes = zip(layers[1:], shares[1:], shares, strict=False)

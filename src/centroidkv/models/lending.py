@@ -181,7 +181,7 @@ class SharedArenas:
 
     def _best(self, capacity: int, wanted: Resident) -> tuple[_Lender, int] | None:
         """Find who holds most of `wanted`, unless an idle arena that can be had holds more."""
-        if not (wanted.namespace and len(wanted.token_ids)):
+        if not wanted.namespace:
             return None
         shares = [(x, _shared(x, wanted)) for x in tuple(self._lenders.values())]
         lender, shared = max(shares, key=lambda x: x[1], default=(None, 0))

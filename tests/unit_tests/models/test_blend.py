@@ -178,15 +178,22 @@ def test_of_many_tokens_behind_the_passages_the_last_ones_are_asked() -> None:
     assert float(found.sum()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.15, 0.5, 0.7, 0.95])
 @pytest.mark.parametrize("layers", [2, 3, 4, 12, 30, 80])
-def test_a_graded_recipe_has_its_share_on_the_average(layers: int) -> None:
-    recipe = Recipe.graded(0.15, layers)
+def test_a_graded_recipe_has_its_share_on_the_average(layers: int, share: float) -> None:
+    recipe = Recipe.graded(share, layers)
     ends = [n for n, _ in recipe.later] + [layers]
     shares = [recipe.share, *(s for _, s in recipe.later)]
     begins = [recipe.check_layer, *ends[:-1]]
     spent = sum((e - b) * s for b, e, s in zip(begins, ends, shares, strict=True))
-    assert spent / (layers - 1) == pytest.approx(0.15)
+    assert spent / (layers - 1) == pytest.approx(share)
     assert shares == sorted(shares, reverse=True)
+    assert max(shares) <= 1
+
+
+@pytest.mark.parametrize("layers", [1, 2, 30])
+def test_a_recipe_of_nothing_or_all_is_the_same_in_all_layers(layers: int) -> None:
+    assert Recipe.graded(0.15, 1) == Recipe(0.15)
     for plain in (0.0, 1.0, None):
         assert Recipe.graded(plain, layers) == Recipe(plain)
 
