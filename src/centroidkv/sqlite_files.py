@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from centroidkv.files import set_aside
 from centroidkv.sqlite_checks import Checked, is_damage, read_any_text, require_sound, teach_digest
@@ -15,6 +16,34 @@ __all__ = ["open_or_begin", "open_to_read", "open_to_write"]
 
 WAIT_S = 10
 IN_MEMORY = ":memory:"
+
+
+class _Connection(sqlite3.Connection):
+    """Tells of damage as SQLite does even where SQLite's own words for it are no text any more.
+
+    Its messages quote what it cannot read, and Python cannot read those.
+    """
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        with _told():
+            return super().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        with _told():
+            return super().executemany(sql, parameters)
+
+    def executescript(self, script: str, /) -> sqlite3.Cursor:
+        with _told():
+            return super().executescript(script)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        message = error.object.decode("utf-8", "replace")
+        raise sqlite3.DatabaseError(message) from error
 
 
 def open_to_write(
@@ -33,7 +62,7 @@ def open_to_write(
     """
     if str(path) != IN_MEMORY:
         _shield(path)
-    connection = sqlite3.connect(path, check_same_thread=False, timeout=WAIT_S)
+    connection = _connect(path)
     try:
         connection.isolation_level = None
         teach_digest(connection, digest_key)
@@ -68,11 +97,17 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     log = path.with_name(path.name + "-wal")
     options = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
     uri = f"{path.absolute().as_uri()}?{options}"
-    connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=WAIT_S)
+    connection = _connect(uri, uri=True)
     connection.isolation_level = None
     read_any_text(connection)
     _distrust(connection)
     return connection
+
+
+def _connect(path: Path | str, *, uri: bool = False) -> sqlite3.Connection:
+    return sqlite3.connect(
+        path, uri=uri, check_same_thread=False, timeout=WAIT_S, factory=_Connection
+    )
 
 
 def _shield(path: Path) -> None:

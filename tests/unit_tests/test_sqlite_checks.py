@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from centroidkv.sqlite_checks import Checked
-from centroidkv.sqlite_files import open_or_begin, open_to_write
+from centroidkv.sqlite_files import open_or_begin, open_to_read, open_to_write
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS said (
@@ -69,6 +69,23 @@ def test_rows_of_a_file_without_digests_count_as_sound(tmp_path: Path) -> None:
     db.close()
     db = opened(path)
     assert texts(db) == ["a lost card"]
+    db.close()
+
+
+def test_damage_that_sqlite_tells_of_in_bytes_that_are_no_text_is_damage(tmp_path: Path) -> None:
+    path, quarantine = tmp_path / "said.sqlite", tmp_path / "quarantine"
+    opened(path).close()
+    raw = path.read_bytes().replace(b"saidsaid", b"saids\xedid")  # kind, name, table
+    raw = raw.replace(b"tablesaid", b"tables\xedid").replace(b"CREATE TABLE", b"CREATE TABLX")
+    path.write_bytes(raw)
+    with pytest.raises(UnicodeDecodeError):  # what Python itself makes of it
+        sqlite3.connect(path).execute("SELECT 1 FROM said")
+    for open_it in (lambda: opened(path), lambda: open_to_read(path).execute("SELECT 1 FROM said")):
+        with pytest.raises(sqlite3.DatabaseError, match="malformed"):
+            open_it()
+    db = open_or_begin(path, SCHEMA, quarantine=quarantine)
+    assert raw in [p.read_bytes() for p in quarantine.glob("*")]
+    assert db.execute("SELECT * FROM said").fetchall() == []
     db.close()
 
 
