@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from blend_prompts import Case, cases, run_ups
-from blend_quality import Study, Way
+from blend_quality import Study, Way, fewer
 from blend_speed import Race, of_length, race
 from machine import machine
 
@@ -29,37 +29,29 @@ from centroidkv.models.loading import load_model
 from centroidkv.models.transformers_model import TransformersModel
 
 LAYERS = 30  # of the bundled model
-
-
-def _graded(share: float, **changes: Any) -> Recipe:
-    return replace(Recipe.graded(share, LAYERS), **changes)
-
-
-def _plain(share: float, by: Literal["keys", "values"] = "values") -> Recipe:
-    """Choose by the deviation alone: the published method."""
-    return Recipe(share, by=by, asked=0)
-
+BY_VALUES = Recipe(attention=False, check="values")  # the published method
+BY_KEYS = Recipe(attention=False, check="keys")
 
 # In the order in which they are compared on each prompt.
 WAYS = (
-    Way("15 %", _graded(0.15)),
+    Way("15 %", Recipe(0.15)),
+    Way("10 %", Recipe(0.1)),
     Way("0 %", Recipe(0.0)),
-    Way("5 %", _graded(0.05)),
-    Way("15 %, published, by V", _plain(0.15)),
+    Way("5 %", Recipe(0.05)),
+    Way("15 %, published, by V", BY_VALUES),
     Way("0 %, behind the head", Recipe(0.0), "head"),
-    Way("15 %, behind the head", _graded(0.15), "head"),
-    Way("15 %, behind the head, published, by V", _plain(0.15), "head"),
-    Way("10 %", _graded(0.1)),
-    Way("25 %", _graded(0.25)),
-    Way("50 %", _graded(0.5)),
-    Way("auto", Recipe(None)),
-    Way("15 %, one context", _graded(0.15), "one"),
-    Way("15 %, published, by K", _plain(0.15, "keys")),
-    Way("15 %, in all layers", Recipe(0.15)),
-    Way("15 %, not by attention", _graded(0.15, asked=0)),
-    Way("15 %, check layer 2", _graded(0.15, check_layer=2)),
+    Way("15 %, behind the head", Recipe(0.15), "head"),
+    Way("15 %, behind the head, published, by V", BY_VALUES, "head"),
+    Way("25 %", Recipe(0.25)),
+    Way("50 %", Recipe(0.5)),
+    Way("auto", Recipe.of(None)),
+    Way("15 %, published, by K", BY_KEYS),
+    Way("15 %, published, fewer from layer to layer", fewer(BY_VALUES, LAYERS)),
+    Way("15 %, by V and attention", replace(BY_VALUES, attention=True)),
+    Way("15 %, one context", Recipe(0.15), "one"),
     Way("0 %, alone", Recipe(0.0), "alone"),
-    Way("15 %, alone, published, by V", _plain(0.15), "alone"),
+    Way("15 %, alone", Recipe(0.15), "alone"),
+    Way("15 %, alone, published, by V", BY_VALUES, "alone"),
     Way("100 %", Recipe(1.0)),
 )
 
@@ -69,12 +61,12 @@ def quality(model: TransformersModel, prompts: Sequence[Case], options: Any) -> 
     path = options.work / "rows.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row["case"], row["way"]) for row in rows}
+    done = {(row["case"], row["way"], row["recipe"]) for row in rows}
     study = Study(model, options.work, run_ups(prompts))
     ways = [w for w in WAYS if not options.ways or w.name in options.ways]
     for case in [*prompts[len(prompts) // 2 :], *prompts[: len(prompts) // 2]]:
         for way in ways:
-            if (case.name, way.name) not in done:
+            if (case.name, way.name, repr(way.recipe)) not in done:
                 rows.append(study.compare(case, way))
                 with path.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
@@ -89,7 +81,8 @@ def table(rows: Sequence[Any], prompts: Sequence[Case]) -> list[dict[str, Any]]:
     for way in WAYS:
         for part, own in parts.items():
             names = {case.name for case in own}
-            mine = [r for r in rows if r["way"] == way.name and r["case"] in names]
+            same = [r for r in rows if (r["way"], r["recipe"]) == (way.name, repr(way.recipe))]
+            mine = [r for r in same if r["case"] in names]
             if mine:
                 numbers = ("kl", "first_kl", "agreement", "again", "uncorrected")
                 means = {n: round(float(np.mean([r[n] for r in mine])), 5) for n in numbers}

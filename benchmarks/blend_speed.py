@@ -65,8 +65,7 @@ class Race:
 
     def blend(self, share: float | None) -> float:
         """Time a blend, its passages read from disk."""
-        recipe = Recipe.graded(share, self.model.shape.num_layers)
-        return self._timed(self._load, recipe)
+        return self._timed(self._load, Recipe.of(share))
 
     def _timed(self, load: Callable[[], Sequence[PlacedPassage]], recipe: Recipe) -> float:
         prompt, num_head = self.case.prompt, len(self.case.head)

@@ -19,7 +19,7 @@ from centroidkv.reasons import BlendProblem
 from centroidkv.request import Run
 from centroidkv.types import Drafts, Prompt, Usage
 
-# Below so many placed tokens a prefill costs no more.
+# Below so many placed tokens a prefill costs no more, even where nothing else is computed.
 LEAST_PLACED = 64
 _FARTHER = ("none", "memory", "disk", "remote")
 
@@ -71,9 +71,12 @@ class BlendFilling:
         if placed:
             blending = cast("BlendingSequence", sequence)
             # Behind the first placed token nothing is exact, whatever comes of the blend.
-            run.exact_tokens = placed[0].start
+            run.exact_tokens = first = placed[0].start
             try:
-                self._report = blending.blend(rest, placed, share=self.share, drafts=drafts)
+                if first > run.held:  # by itself: what is blended is run more than once
+                    sequence.prefill(run.prompt.token_ids[run.held : first])
+                behind = run.prompt.token_ids[first:]
+                self._report = blending.blend(behind, placed, share=self.share, drafts=drafts)
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, the prompt can be computed
                 self.problem = "blend_failed"

@@ -3,12 +3,12 @@
 Owns the values that the flow and the model exchange. Knows neither.
 """
 
-from concurrent.futures import Future
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from centroidkv.types import KVBlock
 
-__all__ = ["BlendReport", "PlacedPassage"]
+__all__ = ["BlendReport", "PlacedPassage", "require_fitting"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,26 +16,12 @@ class PlacedPassage:
     """Where in a prompt a passage's stored KV belongs.
 
     The tokens [start, stop) are absolute positions of the prompt; `block` has as many tokens, its
-    keys are free of positions. Of a `Future`, the block may still be on its way: the first layers
-    do not need it.
+    keys are free of positions.
     """
 
     start: int
     stop: int
-    block: KVBlock | Future[KVBlock]
-
-    def loaded(self) -> KVBlock:
-        """Return the block, waiting for it where it has to be.
-
-        Raises:
-            ValueError: It has another number of tokens.
-        """
-        block = self.block.result() if isinstance(self.block, Future) else self.block
-        if block.num_tokens != self.stop - self.start:
-            raise ValueError(
-                f"a passage at [{self.start}, {self.stop}) has KV of {block.num_tokens} tokens"
-            )
-        return block
+    block: KVBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +30,8 @@ class BlendReport:
 
     Attributes:
         placed_tokens: Tokens that passages brought KV for.
-        again_tokens: Of these, how many were computed again, on the average of the layers from the
-            check layer on.
+        again_tokens: Of these, how many were computed again, on the average of the layers; where
+            there was a check layer, of those from it on.
         new_tokens: Tokens that no passage covered.
         uncorrected: How far the placed KV of the other tokens was from the fresh at the check
             layer, as a part of the fresh (both squared); None where nothing was compared.
@@ -55,3 +41,23 @@ class BlendReport:
     again_tokens: int
     new_tokens: int
     uncorrected: float | None = None
+
+
+def require_fitting(passages: Sequence[PlacedPassage], begin: int, end: int) -> None:
+    """Make sure that passages stand among the tokens [begin, end), in order and apart.
+
+    Raises:
+        ValueError: They do not, or have KV of another number of tokens.
+    """
+    at = begin
+    for passage in passages:
+        if not at <= passage.start < passage.stop <= end:
+            raise ValueError(
+                f"a passage at [{passage.start}, {passage.stop}) does not fit between "
+                f"{at} and {end}"
+            )
+        if (num := passage.block.num_tokens) != passage.stop - passage.start:
+            raise ValueError(
+                f"a passage at [{passage.start}, {passage.stop}) has KV of {num} tokens"
+            )
+        at = passage.stop

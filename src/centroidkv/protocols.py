@@ -137,9 +137,9 @@ class BlendingSequence(ScoringSequence, Protocol):
         """Compute the KV of `token_ids` behind what is there, but for placed passages.
 
         Passages lie behind the KV that the sequence has, in order, and do not overlap. Of their
-        tokens the `share` that differs most from what is computed in the first layers is computed
-        in all layers; with None as many as it takes to come close. All other tokens are always
-        computed, the last one at least. Leaves logits for decoding, as `prefill` does.
+        tokens the `share` that matters most to what follows them is computed; with None as many as
+        it takes to come close. All other tokens are always computed, the last one at least. Leaves
+        logits for decoding, as `prefill` does.
         """
 
     def truncate(self, num_tokens: int) -> None:

@@ -4,10 +4,12 @@
 
 What a process asked for and gave back, glibc keeps in a heap for each thread; these fill up for
 half an hour and more before they are as large as they get. So the process starts again with one
-heap that gives back what is free, as docs/processes.md advises; with `--own-heaps` it does not.
+heap, and gives back what is free in it now and then, as docs/processes.md advises; with
+`--own-heaps` it does neither.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -110,14 +112,35 @@ def look() -> dict[str, float]:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "rss": pages * PAGE_BYTES,
+        "in_use": heap_in_use(),
         "handles": len(list(Path("/proc/self/fd").iterdir())),
         "threads": threading.active_count(),
     }
 
 
+class MallInfo(ctypes.Structure):
+    """What glibc's `mallinfo2` returns."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
+                     "uordblks", "fordblks", "keepcost")
+    ]  # fmt: skip
+
+
+def heap_in_use() -> int:
+    """Return the bytes of glibc's main heap, and of mappings, that were not given back to it."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = MallInfo
+    found = ask()
+    return int(found.uordblks + found.hblkhd)
+
+
 def upkeep(engine: Engine, number: int) -> None:
     """Do now and then what an operator does: look, check, try a version, pin."""
     engine.stats()
+    if HEAPS.items() <= os.environ.items():
+        ctypes.CDLL(None).malloc_trim(0)
     if number % 4 == 0:
         engine.check()
     if number % 6 == 1:
@@ -176,7 +199,7 @@ def grown(looks: list[dict[str, float]]) -> dict[str, Any]:
     tenth = max(1, len(looks) // 10)
     early, late = looks[tenth : 2 * tenth] or looks[:1], looks[-tenth:]
     found: dict[str, Any] = {"looks": len(looks)}
-    for name in ("rss", "handles", "threads"):
+    for name in ("rss", "in_use", "handles", "threads"):
         before = statistics.median(x[name] for x in early)
         found[f"{name}_before"] = before
         found[f"{name}_after"] = statistics.median(x[name] for x in late)

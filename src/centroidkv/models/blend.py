@@ -2,25 +2,28 @@
 
 The flow of a blended prefill, layer by layer (J. Yao et al., "CacheBlend: Fast Large Language
 Model Serving for RAG with Cached Knowledge Fusion", EuroSys 2025). Tokens that no passage covers
-are always computed. The model's own layers do all the work; what they are given as a cache is
-`blend_rows.Rows`. Knows nothing of prompts, stores or whether a model is fit for it.
+are always computed: alone at first, to see which of the placed ones they look at, and then with
+these (S. Wang et al., "ProphetKV", arXiv:2602.02579). The model's own layers do all the work; what
+they are given as a cache is `blend_rows.Rows`. Knows nothing of prompts, stores or whether a model
+is fit for it.
 """
 
+import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from centroidkv.models.arena import input_device
-from centroidkv.models.blend_choice import Recipe, attention_received, chosen, deviation
+from centroidkv.models.blend_choice import ASKED_LAYERS, Recipe, chosen, deviation
 from centroidkv.models.blend_rows import Rows, fresh_of
 from centroidkv.models.free_keys import Placement
 from centroidkv.models.lending import SequenceKV
 from centroidkv.models.packed import KEYWORD, NotPackable
-from centroidkv.placement import BlendReport, PlacedPassage
+from centroidkv.placement import BlendReport, PlacedPassage, require_fitting
 from centroidkv.rotary import Rotary
 
 __all__ = ["BlendReport", "Blended", "Blender"]
@@ -64,11 +67,11 @@ class Blender:
             rows: Of how many tokens logits are wanted, all behind the last passage.
 
         Raises:
-            ValueError: The passages do not fit the tokens or each other.
+            ValueError: The passages do not fit the tokens, each other or their KV.
             NotPackable: The model's layers are none of those that are understood.
         """
         begin, end = kv.num_tokens, kv.num_tokens + len(token_ids)
-        _require_fitting(passages, begin, end)
+        require_fitting(passages, begin, end)
         with self._turn, torch.inference_mode():
             try:
                 blended = self._run(kv, token_ids, passages, recipe, rows)
@@ -89,17 +92,23 @@ class Blender:
         walk = self._begin(kv, token_ids, passages, rows)
         placed = walk.num_placed
         placement = Placement(walk.rows.own, walk.rows.origin, self._rotary, passages)
-        checks = {recipe.check_layer: recipe.share, **dict(recipe.later)} if placed else {}
-        if recipe.share == 0:
-            checks = {}
-            walk.keep(~walk.is_placed)
+        new = len(token_ids) - placed
+        recipe = recipe.fit(placed, new)
+        if recipe.attention:
+            walk.attended = self._attended(walk, placement)
+        checks: dict[int, float | None] = {}  # by layer
+        if recipe.check:
+            check_layer = min(recipe.check_layer, len(self._body.layers) - 1)
+            checks = {check_layer: recipe.share, **dict(recipe.later)}
+        else:
+            walk = walk.most_attended(recipe.share or 0.0)
         first = min(checks, default=0)  # before it, all tokens are computed
-        uncorrected, again, new = None, 0, len(token_ids) - placed
+        uncorrected, again = None, 0
         for number, layer in enumerate(self._body.layers):
             if number >= first:
                 placement.place(number)
             if number in checks:
-                left = walk.choose(layer, number, recipe, checks[number])
+                walk, left = walk.most_different(layer, number, recipe, checks[number])
                 uncorrected = left if uncorrected is None else uncorrected
             walk.run(layer)
             if number >= first:
@@ -107,6 +116,26 @@ class Blender:
         logits: torch.Tensor = self._head(self._body.norm(walk.hidden[:, -rows:]))[0]
         again = round(again / (len(self._body.layers) - first))
         return Blended(logits, BlendReport(placed, again, new, uncorrected))
+
+    def _attended(self, walk: "_Walk", placement: Placement) -> torch.Tensor:
+        """Run what no passage covers alone; return how much its end looks at each row, [rows].
+
+        Not through all layers: what the last ones look at changes the choice little.
+        """
+        here = walk.is_placed.nonzero()[:, 0]
+        seen = slice(int(here[0]), int(here[-1]) + 1)
+        asking = walk.only(~walk.is_placed)
+        stop = len(asking.positions) - walk.num_answered
+        start = len(asking.positions) - (len(walk.positions) - seen.stop)
+        begin = int(walk.rows.places[0])  # of rows that are still all there, one behind another
+        asking.rows.watch(slice(begin + seen.start, begin + seen.stop), slice(start, stop))
+        layers = self._body.layers
+        for number, layer in enumerate(layers[: math.ceil(ASKED_LAYERS * len(layers))]):
+            placement.place(number)
+            asking.run(layer)
+        attended = torch.zeros(len(walk.positions), device=self._device)
+        attended[seen] = asking.rows.watched
+        return attended
 
     def _begin(
         self,
@@ -146,18 +175,23 @@ class _Walk:
     turns: tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [1, rows, key_dim]
     num_placed: int
     num_answered: int  # rows at the end that are not the prompt's
+    attended: torch.Tensor | None = None  # how much of the question's attention each has, [rows]
     rows: Rows = field(init=False)
 
     def __post_init__(self) -> None:
         self.rows = Rows(self.kv, self.positions)
 
-    def keep(self, is_kept: torch.Tensor) -> None:
-        """Go on with some of the rows; `is_kept` has shape [rows]."""
+    def only(self, is_kept: torch.Tensor) -> "_Walk":
+        """Return a walk that goes on with some of the rows; `is_kept` has shape [rows]."""
         cos, sin = self.turns
-        self.positions, self.is_placed = self.positions[is_kept], self.is_placed[is_kept]
-        self.hidden = self.hidden[:, is_kept]
-        self.turns = (cos[:, is_kept], sin[:, is_kept])
-        self.rows = Rows(self.kv, self.positions)
+        return replace(
+            self,
+            positions=self.positions[is_kept],
+            is_placed=self.is_placed[is_kept],
+            hidden=self.hidden[:, is_kept],
+            turns=(cos[:, is_kept], sin[:, is_kept]),
+            attended=None if self.attended is None else self.attended[is_kept],
+        )
 
     def run(self, layer: torch.nn.Module) -> None:
         """Run one layer on the rows.
@@ -165,47 +199,53 @@ class _Walk:
         Raises:
             NotPackable: The layer is none of those that are understood.
         """
-        # Four dimensions: a layer hands it on as it is.
-        mask = torch.zeros(1, 1, 1, 1, dtype=self.hidden.dtype, device=self.hidden.device)
         options = {**self._options(), KEYWORD: self.rows, "use_cache": True}
-        output = layer(self.hidden, attention_mask=mask, past_key_values=self.rows, **options)
+        output = layer(self.hidden, past_key_values=self.rows, **options)
         if not isinstance(output, torch.Tensor):
             raise NotPackable(f"{type(layer).__name__} returns more than states")
         self.hidden = output
 
-    def choose(
+    def most_attended(self, share: float) -> "_Walk":
+        """Return a walk of the placed rows that are looked at most, and of all others."""
+        here = self.is_placed.nonzero()[:, 0]
+        # None of them or all: which does not matter.
+        scores = torch.ones_like(here) if self.attended is None else self.attended[here]
+        return self._keeping(here[chosen(scores, self._num(share))])
+
+    def most_different(
         self, layer: torch.nn.Module, number: int, recipe: Recipe, share: float | None
-    ) -> float:
-        """Keep the rows that deviate most; return the part of the deviation that stays."""
-        mask = torch.zeros(1, 1, 1, 1, dtype=self.hidden.dtype, device=self.hidden.device)
-        fresh = fresh_of(layer, self.hidden, attention_mask=mask, **self._options())
+    ) -> tuple["_Walk", float]:
+        """Return a walk of those that deviate most at a layer; and what deviation stays.
+
+        Each counts for as much as it is looked at, where that is known.
+        """
+        fresh = fresh_of(layer, self.hidden, **self._options())
         own, places = self.rows.own, self.rows.places
         here = self.is_placed.nonzero()[:, 0]
-        by_keys = recipe.by == "keys"
+        by_keys = recipe.check == "keys"
         new, held = (fresh.keys, own.keys) if by_keys else (fresh.values, own.values)
         found = deviation(new[:, :, here], held[number][:, :, places[here]])
-        if recipe.asked and len(here):
-            asking = slice(int(here[-1]) + 1, len(places) - self.num_answered)
-            received = attention_received(fresh, here, asking)
-            found = found.weighed(received, recipe.asked)
-        best = chosen(found, share, recipe.bound, self.num_placed)
+        if self.attended is not None:
+            found = found.weighed(self.attended[here])
+        num = found.num_above(recipe.bound) if share is None else self._num(share)
+        best = chosen(found.squares, num)
         # The others keep what was computed for them here: it costs nothing more.
         self.rows.update(fresh.keys, fresh.values, number)
+        return self._keeping(here[best]), found.without(best)
+
+    def _num(self, share: float) -> int:
+        return round(share * self.num_placed)
+
+    def _keeping(self, places: torch.Tensor) -> "_Walk":
         is_kept = ~self.is_placed
-        is_kept[here[best]] = True
-        self.keep(is_kept)
-        return found.without(best)
+        is_kept[places] = True
+        return self.only(is_kept)
 
     def _options(self) -> dict[str, Any]:
-        return {"position_ids": self.positions[None], "position_embeddings": self.turns}
-
-
-def _require_fitting(passages: Sequence[PlacedPassage], begin: int, end: int) -> None:
-    at = begin
-    for passage in passages:
-        if not at <= passage.start < passage.stop <= end:
-            raise ValueError(
-                f"a passage at [{passage.start}, {passage.stop}) does not fit between "
-                f"{at} and {end}"
-            )
-        at = passage.stop
+        # A mask of four dimensions: a layer hands it on as it is.
+        mask = torch.zeros(1, 1, 1, 1, dtype=self.hidden.dtype, device=self.hidden.device)
+        return {
+            "attention_mask": mask,
+            "position_ids": self.positions[None],
+            "position_embeddings": self.turns,
+        }

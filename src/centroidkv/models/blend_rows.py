@@ -13,9 +13,9 @@ import torch
 from centroidkv.models.arena import Arena
 from centroidkv.models.lending import SequenceKV
 from centroidkv.models.packed import (
-    KEYWORD,
     NotPackable,
     attend_part,
+    attention_paid,
     by_kv_head,
     known_layer,
     merge_part,
@@ -27,6 +27,9 @@ KV: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 _GROUP = 64
 # Numbers of masks that are kept for the next layer: they grow with the square of a prompt.
 _MOST_KEPT = 1 << 24
+# Rows that are asked what they look at: the last ones. A question is seldom longer, and before it
+# may stand what is no part of it.
+_MOST_ASKING = 64
 
 __all__ = ["Fresh", "Rows", "fresh_of"]
 
@@ -35,47 +38,35 @@ class Fresh(Exception):
     """What a layer made of its rows before they attend; no more of it is run.
 
     Attributes:
-        query: [1, heads, rows, dim].
         keys: [1, kv_heads, rows, dim].
         values: [1, kv_heads, rows, value_dim].
-        scale: Of the scores.
     """
 
-    def __init__(self, query: torch.Tensor, kv: KV, scale: float | None) -> None:
-        super().__init__("a layer's queries, keys and values")
-        self.query, (self.keys, self.values) = query, kv
-        self.scale = query.shape[-1] ** -0.5 if scale is None else scale
+    def __init__(self, kv: KV) -> None:
+        super().__init__("a layer's keys and values")
+        self.keys, self.values = kv
 
 
 class _Peek:
-    """A cache that takes the first queries, keys and values it is given, and leaves."""
+    """A cache that takes the first keys and values it is given, and leaves."""
 
     is_compileable = False
 
-    def __init__(self) -> None:
-        self._kv: KV | None = None
-
     def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> KV:
-        self._kv = keys, values
-        return self._kv
+        raise Fresh((keys, values))
 
     def get_seq_length(self, *_: Any) -> int:
         return 0
 
-    def attend(self, _: torch.nn.Module, query: torch.Tensor, **options: Any) -> None:
-        if self._kv is not None:
-            raise Fresh(query, self._kv, options.get("scaling"))
-
 
 def fresh_of(layer: torch.nn.Module, hidden: torch.Tensor, **options: Any) -> Fresh:
-    """Compute queries, keys and values of a layer, by whatever norms and projections it has.
+    """Compute keys and values of a layer, by whatever norms and projections it has.
 
     Raises:
         NotPackable: The layer keeps no KV.
     """
-    peek = _Peek()
     try:
-        layer(hidden, past_key_values=peek, use_cache=True, **options, **{KEYWORD: peek})
+        layer(hidden, past_key_values=_Peek(), use_cache=True, **options)
     except Fresh as fresh:
         return fresh
     raise NotPackable("a layer without KV of its own")
@@ -91,6 +82,7 @@ class Rows:
     Attributes:
         own: The arena that the rows are written to; its token 0 stands at position `origin`.
         places: Of the rows in it, [rows].
+        watched: Attention summed over all layers, heads and rows that pay it, [places].
     """
 
     is_compileable = False
@@ -103,6 +95,20 @@ class Rows:
         self._groups = self._in_groups()
         self._masks: dict[int, torch.Tensor] = {}
         self._room = _MOST_KEPT
+        self.watched = torch.zeros(0)
+        self._watch: tuple[slice, slice] | None = None
+
+    def watch(self, places: slice, asking: slice) -> None:
+        """Note in `watched` how much attention some rows pay to the places before all of them.
+
+        Args:
+            places: Of the arena.
+            asking: Which of the rows pay it; of many, the last ones count.
+        """
+        start, stop, _ = asking.indices(len(self.places))
+        self._watch = places, slice(max(start, stop - _MOST_ASKING), stop)
+        num = places.stop - places.start
+        self.watched = torch.zeros(num, dtype=torch.float32, device=self.places.device)
 
     def _in_groups(self) -> list[tuple[int, int, int]]:
         """Return (start, stop, tokens): rows that attend together, and how far the last sees."""
@@ -145,12 +151,14 @@ class Rows:
                 rows[start:stop], keys[:, :, :held], values[:, :, :held], mask, scale
             )
             parts.append(part)
-        output = torch.cat([p for p, _ in parts])
+        output, total = torch.cat([p for p, _ in parts]), torch.cat([s for _, s in parts])
         if self._lender is not None:
-            total = torch.cat([s for _, s in parts])
-            keys = self._lender.keys[layer][:, :, : self.origin]
-            values = self._lender.values[layer][:, :, : self.origin]
-            merge_part(output, total, *attend_part(rows, keys, values, None, scale))
+            lent = self._lender.keys[layer][:, :, : self.origin]
+            lent_values = self._lender.values[layer][:, :, : self.origin]
+            merge_part(output, total, *attend_part(rows, lent, lent_values, None, scale))
+        if self._watch is not None:
+            seen, asking = self._watch
+            self.watched += attention_paid(rows[asking], total[asking], keys[:, :, seen], scale)
         return output.reshape(1, query.shape[2], query.shape[1], -1), None
 
     def _mask(self, number: int, groups: int, dtype: torch.dtype) -> torch.Tensor:

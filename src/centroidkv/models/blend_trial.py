@@ -27,7 +27,7 @@ __all__ = ["problem_of"]
 
 
 def problem_of(model: PreTrainedModel, shape: KVShape, rotary: Rotary | None) -> str | None:
-    """Say why a model cannot be blended, None where it can. Costs four forwards of 18 tokens."""
+    """Say why a model cannot be blended, None where it can. Costs some forwards of 18 tokens."""
     name = type(model).__name__
     if rotary is None:
         return (
@@ -65,9 +65,9 @@ def _worst(model: PreTrainedModel, shape: KVShape, rotary: Rotary) -> float:
     free = free_block(whole.snapshot(_HEAD, stop), rotary, _HEAD)
     passages = [PlacedPassage(_HEAD, stop, free)]
     blender, worst = Blender(model, rotary), 0.0
-    for share in (0.0, 0.4, 1.0):
+    for recipe in map(Recipe.of, (0.0, 0.4, 1.0, None)):
         arena = Arena(shape, len(tokens))
         arena.append(whole.snapshot(0, 2))
-        logits = blender.run(arena, tokens[2:], passages, Recipe(share)).logits[0]
+        logits = blender.run(arena, tokens[2:], passages, recipe).logits[0]
         worst = max(worst, float((logits - plain).abs().max() / plain.abs().max()))
     return worst if np.isfinite(worst) else float("inf")

@@ -79,11 +79,11 @@ class Placement:
         self.spans = [(p.start - origin, p.stop - origin) for p in passages]
         self.span = (self.spans[0][0], self.spans[-1][1]) if passages else (0, 0)
         self._passages = passages
-        self._blocks: list[KVBlock] = []
         device = arena.shape.device
         self._frequencies = torch.from_numpy(rotary.frequencies).to(device)
         self._positions = origin + torch.arange(*self.span, dtype=torch.float32, device=device)
         self._turn: dict[int, Turn] = {}
+        self._done: set[int] = set()  # layers
 
     def _turn_of(self, layer: int) -> Turn:
         """Return the turn of all keys in `span`; computed once where layers share it."""
@@ -93,19 +93,16 @@ class Placement:
         return self._turn[number]
 
     def place(self, layer: int) -> None:
-        """Write the keys and values of one layer; the first call waits for the blocks.
-
-        Raises:
-            ValueError: A block has another number of tokens than its place.
-        """
-        self._blocks = self._blocks or [p.loaded() for p in self._passages]
-        if not self._blocks:
+        """Write the keys and values of one layer, once: a second call does nothing."""
+        if not self._passages or layer in self._done:
             return
-        for block, span in zip(self._blocks, self.spans, strict=True):
-            write_bits(self.arena.keys[layer, 0, :, slice(*span)], block.keys[layer])
-            write_bits(self.arena.values[layer, 0, :, slice(*span)], block.values[layer])
-        keys = self.arena.keys[layer, 0, :, slice(*self.span)]
-        exact = keys.float()  # of float32 keys, they themselves
+        self._done.add(layer)
+        for passage, span in zip(self._passages, self.spans, strict=True):
+            keys, values = passage.block.keys[layer], passage.block.values[layer]
+            write_bits(self.arena.keys[layer, 0, :, slice(*span)], keys)
+            write_bits(self.arena.values[layer, 0, :, slice(*span)], values)
+        own = self.arena.keys[layer, 0, :, slice(*self.span)]
+        exact = own.float()  # of float32 keys, they themselves
         self._turn_of(layer).apply(exact)
-        if exact is not keys:
-            keys.copy_(exact)
+        if exact is not own:
+            own.copy_(exact)

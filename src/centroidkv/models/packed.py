@@ -23,6 +23,7 @@ __all__ = [
     "Pack",
     "Segment",
     "attend_part",
+    "attention_paid",
     "by_kv_head",
     "known_layer",
     "merge_part",
@@ -261,6 +262,28 @@ def attend_part(
         output = (scores - lse[..., None]).exp().to(values.dtype) @ values
     output = output.reshape(kv_heads, num, groups, -1).transpose(0, 1)
     return output, lse.reshape(kv_heads, num, groups).transpose(0, 1)
+
+
+def attention_paid(
+    query: torch.Tensor, total: torch.Tensor, keys: torch.Tensor, scale: float | None
+) -> torch.Tensor:
+    """Return the attention that tokens get, summed over rows and heads, float32 [tokens].
+
+    Args:
+        query: Of rows behind all these tokens, [rows, kv_heads, groups, dim].
+        total: Logarithms of the sums over all that the rows see, [rows, kv_heads, groups].
+        keys: Of the tokens, [1, kv_heads, tokens, dim].
+        scale: See `attend_part`.
+    """
+    num, kv_heads, groups, dim = query.shape
+    paid = torch.zeros(keys.shape[2], device=keys.device)
+    for head in range(kv_heads):  # one at a time: scores are of all rows and tokens
+        # Scores in float32, as the totals are: of two roundings, one may be far above the other.
+        asking = query[:, head].reshape(num * groups, dim).float()
+        asking = asking * (scale if scale is not None else dim**-0.5)
+        scores = torch.addmm(-total[:, head].reshape(-1, 1), asking, keys[0, head].float().mT)
+        paid += scores.clamp_(max=0).exp_().sum(0)
+    return paid
 
 
 def merge_part(

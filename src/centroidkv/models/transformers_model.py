@@ -283,8 +283,7 @@ class _ArenaSequence:
         # Before anybody could borrow what is not the KV of the tokens alone.
         self._arenas.lend_only(self._open, self._exact_tokens)
         self._arenas.working(self._open)
-        recipe = Recipe.graded(share, self._owner.shape.num_layers)
-        done = self._owner.blender.run(self._open, token_ids, passages, recipe)
+        done = self._owner.blender.run(self._open, token_ids, passages, Recipe.of(share))
         self._steps = self._new_steps(drafts)
         self._steps.follow(done.logits)
         self._arenas.ready(self._open, is_working=False)

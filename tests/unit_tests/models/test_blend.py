@@ -1,8 +1,8 @@
 """Blended prefills: equal to a plain one where all is computed, and to the method where not."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,12 +14,13 @@ from centroidkv.config import Sampling
 from centroidkv.models import blend_rows
 from centroidkv.models.arena import Arena, kv_shape
 from centroidkv.models.blend import BlendReport
-from centroidkv.models.blend_choice import Recipe, attention_received
-from centroidkv.models.blend_rows import Fresh, Rows
+from centroidkv.models.blend_choice import Recipe
+from centroidkv.models.blend_rows import Rows
 from centroidkv.models.blend_trial import problem_of
-from centroidkv.models.free_keys import PlacedPassage, free_block, turned_block
-from centroidkv.models.lending import BorrowedArena
+from centroidkv.models.free_keys import PlacedPassage, Placement, free_block, turned_block
+from centroidkv.models.lending import BorrowedArena, SequenceKV
 from centroidkv.models.loading import wrap_model
+from centroidkv.models.packed import attention_paid
 from centroidkv.models.positions import rotary_of
 from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.types import KVBlock
@@ -29,6 +30,7 @@ from small_parts import make_block
 HEAD = [5, 9, 2, 77, 31]
 ONE, TWO = [(11 * i + 3) % 256 for i in range(90)], [(17 * i + 8) % 256 for i in range(70)]
 END = [40, 41, 42, 43, 44, 45]
+BY_VALUES = Recipe(0.2, attention=False, check="values")
 PROMPT = [*HEAD, *TWO, 1, 2, *ONE, *END]
 
 
@@ -77,7 +79,7 @@ def test_all_that_differs_computed_again_is_a_prefill(
     sequence = model.open_sequence(len(PROMPT) + 4)
     if held:
         sequence.prefill(PROMPT[:held])
-    recipe = Recipe(share, bound=1e-9)
+    recipe = replace(Recipe.of(share), bound=1e-12)
     done = model.blender.run(sequence._open, PROMPT[held:], passages, recipe)
     # The passage right behind its own head is what it was there.
     expected = BlendReport(160, 160 if share else len(ONE), len(PROMPT) - held - 160, 0.0)
@@ -99,16 +101,30 @@ def test_without_passages_it_is_a_prefill(model: TransformersModel) -> None:
 
 
 def dense(
-    model: TransformersModel, passages: list[PlacedPassage], places: torch.Tensor
-) -> torch.Tensor:
-    """Blend by the book: all scores of all rows, masked by position, KV heads repeated."""
+    model: TransformersModel,
+    passages: list[PlacedPassage],
+    places: torch.Tensor,
+    check_layer: int = -1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blend by the book: all scores of all rows, masked by position, KV heads repeated.
+
+    Returns the logits, and the attention that the end pays to each token in the layers asked.
+    """
     body: Any = model.model.model
     assert model.rotary is not None
     positions = rows = torch.arange(len(PROMPT))
+    is_kept = torch.ones(len(PROMPT), dtype=torch.bool)
+    for p in passages:
+        is_kept[p.start : p.stop] = False
+    is_kept[places] = True
     hidden = body.embed_tokens(torch.tensor([PROMPT]))
     cos, sin = body.rotary_emb(hidden, positions[None])
+    attended = torch.zeros(len(PROMPT))
     for number, layer in enumerate(body.layers):
         attention = layer.self_attn
+        if check_layer < 0 and number == 0:
+            rows = is_kept.nonzero()[:, 0]
+            hidden = hidden[:, rows]
         shape = (1, len(rows), -1, attention.head_dim)
         normed = layer.input_layernorm(hidden)
         query, keys, values = (
@@ -116,7 +132,7 @@ def dense(
             for part in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         query, keys = apply_rotary_pos_emb(query, keys, cos[:, rows], sin[:, rows])
-        if number < 2:
+        if number <= check_layer:
             all_keys, all_values = keys, values
         else:
             all_keys, all_values = (torch.zeros(1, 2, len(PROMPT), 16) for _ in range(2))
@@ -125,29 +141,161 @@ def dense(
                 all_keys[0, :, p.start : p.stop] = torch.from_numpy(turned.keys[number])
                 all_values[0, :, p.start : p.stop] = torch.from_numpy(turned.values[number].copy())
             all_keys[:, :, rows], all_values[:, :, rows] = keys, values
-        if number == 1:  # the check layer
-            is_kept = torch.ones(len(PROMPT), dtype=torch.bool)
-            for p in passages:
-                is_kept[p.start : p.stop] = False
-            is_kept[places] = True
+        if number == check_layer:
             rows = is_kept.nonzero()[:, 0]
             hidden, query = hidden[:, rows], query[:, :, rows]
         repeated = [x.repeat_interleave(2, 1) for x in (all_keys, all_values)]
         scores = query @ repeated[0].mT * attention.scaling
-        scores = scores.masked_fill(positions > rows[:, None], float("-inf"))
-        output = (scores.softmax(-1) @ repeated[1]).transpose(1, 2).reshape(1, len(rows), -1)
+        shares = scores.masked_fill(positions > rows[:, None], float("-inf")).softmax(-1)
+        if number < 3:  # two thirds of four layers
+            attended += shares[0, :, -len(END) :].sum((0, 1))
+        output = (shares @ repeated[1]).transpose(1, 2).reshape(1, len(rows), -1)
         hidden = hidden + attention.o_proj(output)
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     logits: torch.Tensor = model.model.lm_head(body.norm(hidden[:, -1]))[0]
-    return logits
+    return logits, attended
+
+
+def looked_at(model: TransformersModel, passages: list[PlacedPassage]) -> torch.Tensor:
+    """Return the attention that the prompt's end pays to placed tokens, by the book."""
+    _, attended = dense(model, passages, torch.tensor([], dtype=torch.long))
+    is_placed = torch.zeros(len(PROMPT))
+    for p in passages:
+        is_placed[p.start : p.stop] = 1
+    return attended * is_placed
+
+
+def holding(model: TransformersModel, lent: int, own: int) -> SequenceKV:
+    """Return what holds the prompt's first tokens, some of them lent by another arena."""
+    sequence, size = model.open_sequence(len(PROMPT)), len(PROMPT) + 8
+    if lent + own:
+        sequence.prefill(PROMPT[: lent + own])
+    kv: SequenceKV = Arena(model.shape, size)
+    if lent:
+        kv.append(sequence.snapshot(0, lent))
+        kv = BorrowedArena(kv, lent, size)
+    if own:
+        kv.append(sequence.snapshot(lent, lent + own))
+    sequence.close()
+    return kv
 
 
 @torch.inference_mode()
-def test_scattered_rows_are_those_of_a_dense_computation(
+@pytest.mark.parametrize(("lent", "own"), [(0, 0), (0, 5), (5, 0), (3, 2), (0, 3), (3, 0)])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_what_the_question_looks_at_is_computed_again(
+    model: TransformersModel, passages: list[PlacedPassage], lent: int, own: int, rows: int
+) -> None:
+    held, answer = lent + own, [90, 91, 92][: rows - 1]
+    kv = holding(model, lent, own)
+    done = model.blender.run(kv, [*PROMPT[held:], *answer], passages, Recipe(0.2), rows=rows)
+    places = looked_at(model, passages).argsort()[-32:]
+    expected, _ = dense(model, passages, places)
+    assert done.report == BlendReport(160, 32, len(PROMPT) + rows - 1 - held - 160)
+    assert (done.logits[0] - expected).abs().max() < 1e-4
+    assert (done.logits[0] - plain(model)).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def test_attention_and_a_check_choose_together(
+    model: TransformersModel, passages: list[PlacedPassage]
+) -> None:
+    whole = model.open_sequence(len(PROMPT))
+    whole.prefill(PROMPT)
+    behind = passages[1]
+    fresh = whole.snapshot(behind.start, behind.stop).values[1]
+    whole.close()
+    far = torch.from_numpy(np.square(fresh - behind.block.values[1]).sum((0, 2)))
+    scores = far * looked_at(model, passages)[behind.start : behind.stop]
+    assert set(scores.argsort()[-64:].tolist()) != set(far.argsort()[-64:].tolist())
+    recipe = Recipe(0.4, check="values", later=((2, 0.2),))
+    arena = Arena(model.shape, len(PROMPT))
+    done = model.blender.run(arena, PROMPT, passages, replace(recipe, later=()))
+    expected, _ = dense(model, passages, scores.argsort()[-64:] + behind.start, check_layer=1)
+    assert (done.logits[0] - expected).abs().max() < 1e-4
+    fewer = model.blender.run(Arena(model.shape, len(PROMPT)), PROMPT, passages, recipe)
+    assert fewer.report.again_tokens == round((64 + 32 + 32) / 3)
+
+
+@torch.inference_mode()
+def test_a_bound_leaves_no_more_than_it_says(
+    model: TransformersModel, passages: list[PlacedPassage]
+) -> None:
+    found = []
+    for bound in (1e-1, 1e-2, 1e-3, 1e-5):
+        arena = Arena(model.shape, len(PROMPT))
+        recipe = replace(Recipe.of(None), bound=bound)
+        report = model.blender.run(arena, PROMPT, passages, recipe).report
+        assert report.uncorrected is not None
+        assert report.uncorrected <= bound * (1 + 1e-4)
+        found.append(report.again_tokens)
+    assert found == sorted(found)
+    assert 0 < found[1] < found[-1] <= len(ONE)
+
+
+@torch.inference_mode()
+def test_a_passage_at_the_end_cut_or_unseen_is_blended_too(
+    model: TransformersModel, passages: list[PlacedPassage]
+) -> None:
+    one = passages[1]
+    ends = PROMPT[: one.stop]
+    cut = PlacedPassage(9, 75, passages[0].block.part(4, 70))
+    for prompt, held, placed in [
+        (ends, 0, passages),
+        (PROMPT, 9, [cut, one]),
+        (PROMPT, 0, passages[:1]),
+    ]:
+        kv = holding(model, 0, held)
+        done = model.blender.run(kv, prompt[held:], placed, Recipe(0.9))
+        num = sum(p.stop - p.start for p in placed) - (placed[-1].stop == len(prompt))
+        assert (done.report.placed_tokens, done.report.again_tokens) == (num, round(0.9 * num))
+        assert (done.logits[0] - plain(model, prompt)).abs().max() < 0.3
+        assert done.logits[0].argmax() == plain(model, prompt).argmax()
+
+
+def test_layers_are_run_no_more_often_than_a_choice_needs(
+    model: TransformersModel, passages: list[PlacedPassage]
+) -> None:
+    runs: list[int] = []
+    body: Any = model.model.model
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args: runs.append(args[0].shape[1]))
+        for layer in body.layers
+    ]
+    num = {}
+    for share in (0.0, 0.001, 0.2, 0.02, 0.999, 1.0):
+        runs.clear()
+        arena = Arena(model.shape, len(PROMPT))
+        num[share] = model.blender.run(arena, PROMPT, passages, Recipe(share)).report.again_tokens
+        # Few are computed again: running all others twice would cost more than a check.
+        expected = {0.2: [13] * 3 + [45] * 4, 0.02: [173] * 2 + [16] * 3}
+        rows = 13 if num[share] == 0 else 173
+        assert runs == expected.get(share, [rows] * 4)
+    for hook in hooks:
+        hook.remove()
+    assert num == {0.0: 0, 0.001: 0, 0.2: 32, 0.02: 3, 0.999: 160, 1.0: 160}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_attention_is_counted_in_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    query = (torch.randn(40, 2, 3, 64) * 4 + 6).to(dtype)  # as large as with biases
+    keys = (torch.randn(1, 2, 500, 64) * 4 + 6).to(dtype)
+    rows = query.float().transpose(0, 1).reshape(2, 120, 64)
+    scores = rows @ keys[0].float().mT / 8
+    total = scores.logsumexp(-1).reshape(2, 40, 3).transpose(0, 1)
+    paid = attention_paid(query, total, keys[:, :, :300], None)
+    expected = scores.softmax(-1).sum((0, 1))[:300]
+    assert torch.allclose(paid, expected, atol=1e-3)
+    assert 0 < float(paid.sum()) < 240
+
+
+@torch.inference_mode()
+def test_what_deviates_most_is_computed_again(
     model: TransformersModel, passages: list[PlacedPassage]
 ) -> None:
     sequence, whole = (model.open_sequence(len(PROMPT)) for _ in range(2))
-    done = model.blender.run(sequence._open, PROMPT, passages, Recipe(0.2, asked=0))
+    done = model.blender.run(sequence._open, PROMPT, passages, BY_VALUES)
     whole.prefill(PROMPT)
     assert done.report.again_tokens == 32
     # The first passage stands where it was computed; of the second, what deviates most.
@@ -156,9 +304,22 @@ def test_scattered_rows_are_those_of_a_dense_computation(
     for each in (sequence, whole):
         each.close()
     worst = np.square(fresh - behind.block.values[1]).sum((0, 2)).argsort()[-32:]
-    expected = dense(model, passages, torch.from_numpy(worst + behind.start))
+    expected, _ = dense(model, passages, torch.from_numpy(worst + behind.start), check_layer=1)
     assert (done.logits[0] - expected).abs().max() < 1e-4
     assert (done.logits[0] - plain(model)).abs().max() > 1e-3
+
+
+def test_what_is_placed_is_not_placed_over_what_was_computed(
+    model: TransformersModel, passages: list[PlacedPassage]
+) -> None:
+    arena = Arena(model.shape, len(PROMPT))
+    assert model.rotary is not None
+    placement = Placement(arena, 0, model.rotary, passages)
+    placement.place(1)
+    assert arena.values[1].any()
+    arena.values[1].zero_()
+    placement.place(1)
+    assert not arena.values[1].any()
 
 
 def test_masks_that_are_kept_have_a_bound(model: TransformersModel) -> None:
@@ -169,33 +330,29 @@ def test_masks_that_are_kept_have_a_bound(model: TransformersModel) -> None:
     assert torch.equal(rows._mask(63, 4, torch.float32), masks[63])
 
 
-def test_of_many_tokens_behind_the_passages_the_last_ones_are_asked() -> None:
+def test_of_many_tokens_behind_the_passages_the_last_ones_are_asked(
+    model: TransformersModel,
+) -> None:
     torch.manual_seed(0)
-    query, keys = torch.randn(1, 4, 2000, 16), torch.randn(1, 2, 2000, 16)
-    fresh, tokens = Fresh(query, (keys, keys), None), torch.arange(3, 40)
-    found = attention_received(fresh, tokens, slice(40, 2000))
-    assert torch.equal(found, attention_received(fresh, tokens, slice(1744, 2000)))
-    assert float(found.sum()) == pytest.approx(1)
+    arena, layer = Arena(model.shape, 2000), SimpleNamespace(layer_idx=0)
+    arena.keys[0].normal_()
+    query, found = torch.randn(1, 4, 1960, 16), []
+    for first in (0, 1960 - 64):
+        rows = Rows(arena, torch.arange(40, 2000))
+        rows.watch(slice(3, 40), slice(first, None))
+        rows.attend(cast("Any", layer), query)
+        found.append(rows.watched)
+    assert torch.equal(*found)
+    assert 0 < float(found[0].sum()) < 64 * 4
 
 
-@pytest.mark.parametrize("share", [0.01, 0.15, 0.5, 0.7, 0.95])
-@pytest.mark.parametrize("layers", [2, 3, 4, 12, 30, 80])
-def test_a_graded_recipe_has_its_share_on_the_average(layers: int, share: float) -> None:
-    recipe = Recipe.graded(share, layers)
-    ends = [n for n, _ in recipe.later] + [layers]
-    shares = [recipe.share, *(s for _, s in recipe.later)]
-    begins = [recipe.check_layer, *ends[:-1]]
-    spent = sum((e - b) * s for b, e, s in zip(begins, ends, shares, strict=True))
-    assert spent / (layers - 1) == pytest.approx(share)
-    assert shares == sorted(shares, reverse=True)
-    assert max(shares) <= 1
-
-
-@pytest.mark.parametrize("layers", [1, 2, 30])
-def test_a_recipe_of_nothing_or_all_is_the_same_in_all_layers(layers: int) -> None:
-    assert Recipe.graded(0.15, 1) == Recipe(0.15)
-    for plain in (0.0, 1.0, None):
-        assert Recipe.graded(plain, layers) == Recipe(plain)
+def test_a_recipe_says_which_tokens_are_chosen() -> None:
+    for wrong in ({"share": None}, {"later": ((2, 0.1),)}, {"attention": False}):
+        with pytest.raises(ValueError, match="check"):
+            Recipe(**cast("Any", wrong))
+    assert Recipe.of(0.3) == Recipe(0.3)
+    assert Recipe(0.3).fit(100, 45) == Recipe(0.3)
+    assert Recipe(0.3).fit(100, 46) == Recipe(0.3, attention=False, check="values")
 
 
 def test_a_scattered_row_never_sees_what_comes_after_it(model: TransformersModel) -> None:
@@ -206,7 +363,7 @@ def test_a_scattered_row_never_sees_what_comes_after_it(model: TransformersModel
     kvs = []
     for fact in (ONE, [(t + 50) % 256 for t in ONE]):
         arena = Arena(model.shape, 256)
-        recipe = Recipe(0.4, later=((2, 0.2),), asked=0)
+        recipe = replace(BY_VALUES, share=0.4, later=((2, 0.2),))
         done = model.blender.run(arena, [*HEAD, *TWO, *fact, *END], placed, recipe)
         assert done.report.again_tokens == round((28 + 14 + 14) / 3)
         kvs.append(arena.snapshot(0, stop))
@@ -228,20 +385,6 @@ def test_what_was_blended_is_not_taken_for_the_kv_of_its_tokens(
     sequence.close()
     other.close()
     assert model.num_held(PROMPT, namespace="blended") <= exact
-
-
-def test_a_passage_may_still_be_on_its_way(
-    model: TransformersModel, passages: list[PlacedPassage]
-) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        late = [replace(p, block=pool.submit(lambda p=p: p.block)) for p in passages]
-        one, other = (Arena(model.shape, 256) for _ in range(2))
-        done = model.blender.run(one, PROMPT, late, Recipe(0.2))
-        expected = model.blender.run(other, PROMPT, passages, Recipe(0.2))
-        assert torch.equal(done.logits, expected.logits)
-        lost = [replace(passages[0], block=pool.submit(lambda: make_block(7)))]
-        with pytest.raises(ValueError, match="KV of 7 tokens"):
-            model.blender.run(Arena(model.shape, 256), PROMPT, lost, Recipe(0.2))
 
 
 def test_a_borrowed_prefix_is_read_where_it_is(
@@ -268,6 +411,7 @@ def test_passages_that_do_not_fit_are_refused_and_nothing_is_lost(
         [replace(passages[0], stop=passages[0].stop - 1)],
         [replace(passages[0], stop=passages[0].start)],
         [PlacedPassage(170, 240, passages[0].block)],
+        [replace(passages[0], block=make_block(7))],
     ]
     for each in wrong:
         with pytest.raises(ValueError, match="a passage at"):
