@@ -129,10 +129,13 @@ class Study:
             "alone": Head(()),
         }[behind]
         places = borders(case.passages, len(case.head))
-        return [
-            PlacedPassage(*where, self._block(head, ids, is_split=behind != "one"))
-            for ids, where in zip(case.passages, places, strict=True)
-        ]
+        found = []
+        for number, (ids, where) in enumerate(zip(case.passages, places, strict=True)):
+            is_exact = behind == "contexts" and number == 0
+            own = head.alone if is_exact else head
+            block = self._block(own, ids, is_split=behind != "one")
+            found.append(PlacedPassage(*where, block, is_exact))
+        return found
 
     def _block(self, head: Head, ids: tuple[int, ...], *, is_split: bool) -> KVBlock:
         key = (head, ids)

@@ -1,7 +1,7 @@
 """Whether blended answers are as good as computed ones: text-span questions of TAT-QA dev.
 
-Every question is answered twice from the same prompt, greedily. Passages are computed behind the
-prompt's head, each for itself, and placed: nothing of the prompt but its head is exact.
+Every question is answered twice from the same prompt, greedily. Passages are computed in contexts,
+each for itself, and placed: nothing of the prompt but its head and its first passage is exact.
 """
 
 from pathlib import Path
@@ -16,10 +16,8 @@ from quality_sets import tatqa
 from centroidkv.config import Sampling
 from centroidkv.models.loading import load_model
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.passage_computing import computed
+from centroidkv.passage_computing import placed
 from centroidkv.passage_spans import PassageLayout, locate
-from centroidkv.passage_store import joined
-from centroidkv.placement import PlacedPassage
 from centroidkv.prompt_heads import NUM_CONTEXTS, Head, TokenIds, run_up_of
 from centroidkv.protocols import RunningSequence
 
@@ -82,13 +80,12 @@ def _blended(
     model: TransformersModel, asking: Asking, run_up: tuple[TokenIds, ...], max_tokens: int
 ) -> str:
     ids = model.encode(rendered(asking.system, asking.user)).token_ids
-    layout, units = _spans(model, asking)
-    freed = computed(model, Head(ids[: layout.head], run_up), units, namespace="quality")
-    placed = [
-        PlacedPassage(s.start, s.stop, joined(b)) for s, b in zip(layout.spans, freed, strict=True)
-    ]
+    layout, _ = _spans(model, asking)
+    head = Head(ids[: layout.head], run_up)
+    passages = placed(model, head, ids, layout.spans, namespace="quality")
     sequence = model.open_sequence(len(ids) + max_tokens)
-    sequence.blend(ids, placed, share=SHARE)
+    sequence.prefill(head.token_ids)
+    sequence.blend(ids[layout.head :], passages, share=SHARE)
     return _answer(sequence, max_tokens)
 
 

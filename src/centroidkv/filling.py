@@ -32,6 +32,7 @@ class _Stored:
 
     span: Span
     match: Match
+    is_exact: bool
 
 
 @dataclass(slots=True)
@@ -53,16 +54,22 @@ class BlendFilling:
             self.problem = self.problem or "head_unseen"
             return
         for span in layout.spans:
+            ids = prompt.token_ids[span.start : span.stop]
+            # The first one, if it stands right behind the head, is there as it was behind it.
+            is_first = span.start == len(head.token_ids)
             try:
-                match = self.passages.find(head, prompt.token_ids[span.start : span.stop])
+                is_exact = is_first and self.passages.holds(head.alone, ids)
+                match = self.passages.find(head.alone if is_exact else head, ids)
             except (sqlite3.Error, OSError) as error:
                 self.problem = "store_failed"
                 self.fault("store_failed", error)
                 return
-            self._stored.append(_Stored(span, match))
+            self._stored.append(_Stored(span, match, is_exact))
             if match.num_tokens < span.stop - span.start:
                 self.unseen.append(span)
                 self.problem = self.problem or "passages_unseen"
+            elif is_first and not is_exact:
+                self.unseen.append(span)
 
     def fill(self, run: Run, sequence: RunningSequence, drafts: Drafts | None) -> None:
         """Compute the prompt behind what the sequence holds, but for the passages placed there."""
@@ -117,7 +124,8 @@ class BlendFilling:
                 run.loaded_bytes += size
                 run.levels.add(level)
         stop = wanted.stop
-        return PlacedPassage(wanted.start, stop, block.part(0, stop - wanted.start))
+        block = block.part(0, stop - wanted.start)
+        return PlacedPassage(wanted.start, stop, block, wanted.is_exact)
 
     def told(self, run: Run, usage: Usage) -> Usage:
         """Say what was blended, or why nothing was."""
@@ -144,6 +152,7 @@ class _Wanted:
     stop: int
     span: Span
     match: Match
+    is_exact: bool
 
 
 def _behind(stored: _Stored, reused: int, end: int) -> _Wanted | None:
@@ -153,4 +162,4 @@ def _behind(stored: _Stored, reused: int, end: int) -> _Wanted | None:
     stop = min(span.start + stored.match.num_tokens, end)
     if stop - start < LEAST_TOKENS:
         return None
-    return _Wanted(start, stop, span, stored.match)
+    return _Wanted(start, stop, span, stored.match, stored.is_exact)

@@ -13,10 +13,9 @@ from centroidkv.config import Sampling
 from centroidkv.errors import ModelError
 from centroidkv.gate_prompts import QUESTIONS, RUN_UP, gate_prompt, shown_in
 from centroidkv.models.detokenizing import forget_arenas
-from centroidkv.passage_computing import computed
+from centroidkv.passage_computing import placed
 from centroidkv.passage_spans import PassageLayout, locate
-from centroidkv.passage_store import BlendingModel, joined
-from centroidkv.placement import PlacedPassage
+from centroidkv.passage_store import BlendingModel
 from centroidkv.prompt_heads import Head, TokenIds
 from centroidkv.protocols import BlendingSequence
 from centroidkv.types import FloatArray, Prompt
@@ -104,14 +103,12 @@ class GateTrial:
         """Blend a prompt; return the logits of the answer's tokens, each given those before."""
         layout = locate(prompt, texts, question="")
         head = Head(prompt.token_ids[: layout.head], self._run_up())
-        freed = computed(self._model, head, _units(prompt, layout), namespace=self._residence)
-        placed = [
-            PlacedPassage(s.start, s.stop, joined(b))
-            for s, b in zip(layout.spans, freed, strict=True)
-        ]
+        ids = prompt.token_ids
+        passages = placed(self._model, head, ids, layout.spans, namespace=self._residence)
         sequence = self._open(prompt)
         try:
-            sequence.blend(prompt.token_ids[:-1], placed, share=self._share)
+            sequence.prefill(head.token_ids)
+            sequence.blend(ids[layout.head : -1], passages, share=self._share)
             return sequence.score([prompt.token_ids[-1], *answer[:-1]])
         finally:
             sequence.close()

@@ -12,7 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from centroidkv.kv.blocks import split
-from centroidkv.passage_store import BlendingModel
+from centroidkv.passage_spans import Span
+from centroidkv.passage_store import BlendingModel, joined
+from centroidkv.placement import PlacedPassage
 from centroidkv.prompt_heads import NUM_CONTEXTS, Head, TokenIds
 from centroidkv.rotary import from_float32, to_float32
 from centroidkv.types import FloatArray, KVBlock
@@ -23,7 +25,7 @@ _ROOM_TOKENS = 256
 # Passages that are held until each has been computed in all contexts.
 _TOGETHER = 8
 
-__all__ = ["computed"]
+__all__ = ["computed", "placed"]
 
 
 def computed(
@@ -49,6 +51,26 @@ def computed(
                     blocks.append(_behind(model, own[number], ids, namespace))
         for blocks in found:
             yield [_mean(same) for same in zip(*blocks, strict=True)]
+
+
+def placed(
+    model: BlendingModel, head: Head, prompt: TokenIds, spans: Sequence[Span], *, namespace: str
+) -> list[PlacedPassage]:
+    """Compute the passages of one prompt and say where they belong.
+
+    The first one, if it stands right behind the head, is computed behind it alone: it is exact.
+
+    Raises:
+        ContextTooLong: See `computed`.
+    """
+    found = []
+    for span in spans:
+        is_exact = span.start == len(head.token_ids)
+        ids = prompt[span.start : span.stop]
+        behind = head.alone if is_exact else head
+        (blocks,) = computed(model, behind, [ids], namespace=namespace)
+        found.append(PlacedPassage(span.start, span.stop, joined(blocks), is_exact))
+    return found
 
 
 def _behind(

@@ -89,15 +89,20 @@ class PassageLearner:
     def fill(self, head: Head, passages: Iterable[TokenIds]) -> int:
         """Compute those passages that are not stored behind a head; return their tokens.
 
-        Ends where the head is forgotten meanwhile.
+        Behind the head alone, too: as one of them stands where it is a prompt's first. Ends where
+        the head is forgotten meanwhile.
         """
-        missing = [p for p in dict.fromkeys(passages) if not self.is_stored(head, p)]
+        once = list(dict.fromkeys(passages))
+        return max(self._fill(head, behind, once) for behind in dict.fromkeys((head, head.alone)))
+
+    def _fill(self, head: Head, behind: Head, passages: Sequence[TokenIds]) -> int:
+        missing = [p for p in passages if not self._passages.holds(behind, p)]
         if not missing:
             return 0  # the head alone is not worth computing
         filled = 0
-        with closing(self._computed(head, missing)) as found:
+        with closing(self._computed(behind, missing)) as found:
             for token_ids, blocks in zip(missing, found, strict=True):
-                pieces = self._passages.pieces(head, token_ids, blocks)
+                pieces = self._passages.pieces(behind, token_ids, blocks)
                 with self._heads.holding(head) as is_held:
                     if not is_held:
                         break
@@ -116,8 +121,8 @@ class PassageLearner:
                 self._passages.persist(pieces)
 
     def is_stored(self, head: Head, token_ids: TokenIds) -> bool:
-        """Tell whether the whole passage is there."""
-        return self._passages.find(head, token_ids).num_tokens == len(token_ids)
+        """Tell whether the whole passage is there, behind others and as the first."""
+        return all(self._passages.holds(behind, token_ids) for behind in (head, head.alone))
 
     def _count(self, name: str) -> None:
         if not self._store.read_only:

@@ -78,6 +78,10 @@ class PassageStore:
         # One token more than the passage, since a match leaves the last token to compute.
         return self._blocks.match(self.root(head), (*token_ids, 0))
 
+    def holds(self, head: Head, token_ids: Sequence[int]) -> bool:
+        """Tell whether all of a passage is stored."""
+        return self.find(head, token_ids).num_tokens == len(token_ids)
+
     def load(self, match: Match, start: int) -> KVBlock | None:
         """Return the tokens [start, match.num_tokens) of a passage, None if one is unusable."""
         steps = [s for s in match.steps if s.stop > start]

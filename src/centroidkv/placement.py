@@ -16,12 +16,14 @@ class PlacedPassage:
     """Where in a prompt a passage's stored KV belongs.
 
     The tokens [start, stop) are absolute positions of the prompt; `block` has as many tokens, its
-    keys are free of positions.
+    keys are free of positions. It `is_exact` where it was computed behind the very tokens that
+    stand before it: then none of it is computed again, if the sequence holds all of these.
     """
 
     start: int
     stop: int
     block: KVBlock
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
