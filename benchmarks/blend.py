@@ -48,6 +48,7 @@ WAYS = (
     Way("15 %, published, by K", BY_KEYS),
     Way("15 %, published, fewer from layer to layer", fewer(BY_VALUES, LAYERS)),
     Way("15 %, by V and attention", replace(BY_VALUES, attention=True)),
+    Way("15 %, the first in contexts too", Recipe(0.15), "all"),
     Way("15 %, one context", Recipe(0.15), "one"),
     Way("0 %, alone", Recipe(0.0), "alone"),
     Way("15 %, alone", Recipe(0.15), "alone"),

@@ -23,8 +23,9 @@ from centroidkv.prompt_heads import NUM_CONTEXTS, Head
 from centroidkv.types import KVBlock
 
 TOKENS = 32
-# The head and the contexts of its run-up, one of them, the head alone, or nothing.
-Behind: TypeAlias = Literal["contexts", "one", "head", "alone"]
+# The head and the contexts of its run-up, of the first passage the head alone; all of them
+# in contexts; in one; the head alone; nothing.
+Behind: TypeAlias = Literal["contexts", "all", "one", "head", "alone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class Study:
         run_up = self.run_ups[case.pool]
         head = {
             "contexts": Head(case.head, run_up),
+            "all": Head(case.head, run_up),
             "one": Head(case.head, run_up[: len(run_up) // NUM_CONTEXTS]),
             "head": Head(case.head),
             "alone": Head(()),

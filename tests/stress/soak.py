@@ -45,6 +45,8 @@ HEAPS = {
     "MALLOC_TRIM_THRESHOLD_": "131072",
 }
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# A tokenizer keeps so many words that it has met, and their tokens.
+TOKENIZER_WORDS = 10_000
 
 
 class Client:
@@ -161,6 +163,7 @@ def run(folder: Path, seconds: float) -> dict[str, Any]:
         open_engine(folder / "store", chroma=chroma.url, **settings) as engine,
     ):
         Load(engine, 0).build()
+        engine.model.count_tokens(" ".join(map(str, range(10**12, 10**12 + TOKENIZER_WORDS))))
         clients = [Client(engine, n) for n in range(NUM_CLIENTS)]
         threads = [
             threading.Thread(target=drive, args=(c, stop, errors), name="client") for c in clients
