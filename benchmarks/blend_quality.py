@@ -136,7 +136,7 @@ class Study:
             is_exact = behind == "contexts" and number == 0
             own = head.alone if is_exact else head
             block = self._block(own, ids, is_split=behind != "one")
-            found.append(PlacedPassage(*where, block, is_exact))
+            found.append(PlacedPassage(*where, block, is_exact=is_exact))
         return found
 
     def _block(self, head: Head, ids: tuple[int, ...], *, is_split: bool) -> KVBlock:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from centroidkv import gate_trial
+from centroidkv import gate_trial, passage_computing
 from centroidkv.models.free_keys import turned_block
 from centroidkv.models.loading import load_model
 from centroidkv.placement import PlacedPassage
@@ -20,16 +20,18 @@ def gate(data: Path, cache: Path, seed: int, limit: int | None) -> list[dict[str
     del data, cache, seed, limit
     model = load_model("bundled:smollm2")
 
-    def misplaced(start: int, stop: int, block: KVBlock) -> PlacedPassage:
+    def misplaced(start: int, stop: int, block: KVBlock, *, is_exact: bool) -> PlacedPassage:
         assert model.rotary is not None
         wrong = np.full(block.num_tokens, WRONG)
-        return PlacedPassage(start, stop, turned_block(block, model.rotary, wrong))
+        return PlacedPassage(
+            start, stop, turned_block(block, model.rotary, wrong), is_exact=is_exact
+        )
 
     rows = []
     for share, place in ((0.15, PlacedPassage), (0.0, PlacedPassage), (0.15, misplaced)):
-        vars(gate_trial)["PlacedPassage"] = place
+        vars(passage_computing)["PlacedPassage"] = place
         figures = gate_trial.GateTrial(model, share).run()
         wrong_by = WRONG if place is misplaced else 0
         rows.append({"share": share, "positions_off": wrong_by} | asdict(figures))
-    vars(gate_trial)["PlacedPassage"] = PlacedPassage
+    vars(passage_computing)["PlacedPassage"] = PlacedPassage
     return rows

@@ -125,7 +125,7 @@ class BlendFilling:
                 run.levels.add(level)
         stop = wanted.stop
         block = block.part(0, stop - wanted.start)
-        return PlacedPassage(wanted.start, stop, block, wanted.is_exact)
+        return PlacedPassage(wanted.start, stop, block, is_exact=wanted.is_exact)
 
     def told(self, run: Run, usage: Usage) -> Usage:
         """Say what was blended, or why nothing was."""

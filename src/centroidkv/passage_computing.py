@@ -69,7 +69,7 @@ def placed(
         ids = prompt[span.start : span.stop]
         behind = head.alone if is_exact else head
         (blocks,) = computed(model, behind, [ids], namespace=namespace)
-        found.append(PlacedPassage(span.start, span.stop, joined(blocks), is_exact))
+        found.append(PlacedPassage(span.start, span.stop, joined(blocks), is_exact=is_exact))
     return found
 
 

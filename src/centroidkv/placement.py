@@ -4,7 +4,7 @@ Owns the values that the flow and the model exchange. Knows neither.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from centroidkv.types import KVBlock
 
@@ -23,7 +23,7 @@ class PlacedPassage:
     start: int
     stop: int
     block: KVBlock
-    is_exact: bool = False
+    is_exact: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
