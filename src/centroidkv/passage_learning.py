@@ -97,7 +97,7 @@ class PassageLearner:
 
     def _fill(self, head: Head, behind: Head, passages: Sequence[TokenIds]) -> int:
         missing = [p for p in passages if not self._passages.holds(behind, p)]
-        if not missing:
+        if not missing or self._must_end:
             return 0  # the head alone is not worth computing
         filled = 0
         with closing(self._computed(behind, missing)) as found:
