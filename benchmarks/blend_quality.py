@@ -96,11 +96,13 @@ class Study:
         """Run one way on one prompt."""
         reference = self.reference(case)
         sequence = self.model.open_sequence(len(case.prompt) + TOKENS)
-        sequence.prefill(case.head)
+        # A store has the first passage as it is behind the head.
+        exact = len(case.head) + (len(case.passages[0]) if way.behind == "contexts" else 0)
+        sequence.prefill(case.prompt[:exact])
         done = self.model.blender.run(
             sequence._open,
-            [*case.prompt[len(case.head) :], *reference.answer[:-1]],
-            self.placed(case, way.behind),
+            [*case.prompt[exact:], *reference.answer[:-1]],
+            [p for p in self.placed(case, way.behind) if p.start >= exact],
             way.recipe,
             rows=TOKENS,
         )
@@ -131,13 +133,10 @@ class Study:
             "alone": Head(()),
         }[behind]
         places = borders(case.passages, len(case.head))
-        found = []
-        for number, (ids, where) in enumerate(zip(case.passages, places, strict=True)):
-            is_exact = behind == "contexts" and number == 0
-            own = head.alone if is_exact else head
-            block = self._block(own, ids, is_split=behind != "one")
-            found.append(PlacedPassage(*where, block, is_exact=is_exact))
-        return found
+        return [
+            PlacedPassage(*where, self._block(head, ids, is_split=behind != "one"))
+            for ids, where in zip(case.passages, places, strict=True)
+        ]
 
     def _block(self, head: Head, ids: tuple[int, ...], *, is_split: bool) -> KVBlock:
         key = (head, ids)

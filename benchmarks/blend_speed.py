@@ -5,7 +5,7 @@ A blend begins with the passages' files on disk and ends with the logits of the 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.passage_computing import computed
 from centroidkv.passage_store import joined
 from centroidkv.prompt_heads import Head
+from centroidkv.types import KVBlock
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
 
@@ -33,63 +34,84 @@ def of_length(case: Case, num_passages: int) -> Case:
 
 @dataclass(slots=True)
 class Race:
-    """One prompt, its passages on disk, and the ways to its first logits."""
+    """One prompt, its passages on disk, and the ways to its first logits.
+
+    As in a store, head and first passage are there together, too, with their exact KV.
+    """
 
     model: TransformersModel
     case: Case
     folder: Path
     _files: dict[tuple[int, ...], Path] = field(default_factory=dict)
 
+    @property
+    def _beginning(self) -> tuple[int, ...]:
+        return (*self.case.head, *self.case.passages[0])
+
     def prepare(self) -> None:
         """Compute the KV of the passages behind the head, and write it."""
+        self._write(self._beginning, self._exact())
         passages = list(dict.fromkeys(self.case.passages))
         freed = computed(self.model, Head(self.case.head), passages, namespace="race")
-        for number, (ids, blocks) in enumerate(zip(passages, freed, strict=True)):
-            path = self.folder / f"{len(self.case.prompt)}_{number}"
-            save_block(path, joined(blocks), ids=("", "", ""), token_ids=ids)
-            self._files[ids] = path
+        for ids, blocks in zip(passages, freed, strict=True):
+            self._write(ids, joined(blocks))
+
+    def _exact(self) -> KVBlock:
+        sequence = self.model.open_sequence(len(self._beginning))
+        sequence.prefill(self._beginning)
+        try:
+            return sequence.snapshot(0, len(self._beginning))
+        finally:
+            sequence.close()
+
+    def _write(self, ids: tuple[int, ...], block: KVBlock) -> None:
+        path = self.folder / f"{len(self.case.prompt)}_{len(self._files)}"
+        save_block(path, block, ids=("", "", ""), token_ids=ids)
+        self._files[ids] = path
 
     def full(self) -> float:
         """Time a plain prefill."""
-        begin = time.perf_counter()
-        sequence = self.model.open_sequence(len(self.case.prompt) + 1)
+        sequence, begin = self._opened()
         sequence.prefill(self.case.prompt)
         sequence.logits.argmax()
-        seconds = time.perf_counter() - begin
         sequence.close()
-        return seconds
+        return time.perf_counter() - begin
 
     def full_by_rows(self) -> float:
         """Time a prefill by the code that blends, without passages."""
-        return self._timed(list, Recipe())
+        sequence, begin = self._opened()
+        self.model.blender.run(sequence._open, self.case.prompt, [], Recipe()).logits.argmax()
+        sequence.close()
+        return time.perf_counter() - begin
 
     def blend(self, share: float | None) -> float:
         """Time a blend, its passages read from disk."""
-        return self._timed(self._load, Recipe.of(share))
-
-    def _timed(self, load: Callable[[], Sequence[PlacedPassage]], recipe: Recipe) -> float:
-        prompt, num_head = self.case.prompt, len(self.case.head)
-        begin = time.perf_counter()
-        sequence = self.model.open_sequence(len(prompt) + 1)
-        sequence.prefill(prompt[:num_head])
-        passages = load()
-        done = self.model.blender.run(sequence._open, prompt[num_head:], passages, recipe)
-        done.logits.argmax()
-        seconds = time.perf_counter() - begin
+        sequence, begin = self._opened()
+        sequence.restore([load_block(self._files[self._beginning]).block])
+        rest = self.case.prompt[sequence.num_tokens :]
+        passages = self._load()
+        recipe = Recipe.of(share)
+        self.model.blender.run(sequence._open, rest, passages, recipe).logits.argmax()
         sequence.close()
-        return seconds
+        return time.perf_counter() - begin
+
+    def _opened(self) -> tuple[Any, float]:
+        begin = time.perf_counter()
+        return self.model.open_sequence(len(self.case.prompt) + 1), begin
 
     def load_s(self) -> float:
         """Time reading the passages alone."""
         begin = time.perf_counter()
+        load_block(self._files[self._beginning])
         self._load()
         return time.perf_counter() - begin
 
     def _load(self) -> list[PlacedPassage]:
-        where = borders(self.case.passages, len(self.case.head))
+        passages = self.case.passages[1:]
+        where = borders(passages, len(self._beginning))
         return [
             PlacedPassage(*span, load_block(self._files[ids]).block)
-            for ids, span in zip(self.case.passages, where, strict=True)
+            for ids, span in zip(passages, where, strict=True)
         ]
 
     def layers(self, share: float) -> list[dict[str, float]]:

@@ -20,12 +20,10 @@ def gate(data: Path, cache: Path, seed: int, limit: int | None) -> list[dict[str
     del data, cache, seed, limit
     model = load_model("bundled:smollm2")
 
-    def misplaced(start: int, stop: int, block: KVBlock, *, is_exact: bool) -> PlacedPassage:
+    def misplaced(start: int, stop: int, block: KVBlock) -> PlacedPassage:
         assert model.rotary is not None
         wrong = np.full(block.num_tokens, WRONG)
-        return PlacedPassage(
-            start, stop, turned_block(block, model.rotary, wrong), is_exact=is_exact
-        )
+        return PlacedPassage(start, stop, turned_block(block, model.rotary, wrong))
 
     rows = []
     for share, place in ((0.15, PlacedPassage), (0.0, PlacedPassage), (0.15, misplaced)):

@@ -82,10 +82,12 @@ def _blended(
     ids = model.encode(rendered(asking.system, asking.user)).token_ids
     layout, _ = _spans(model, asking)
     head = Head(ids[: layout.head], run_up)
-    passages = placed(model, head, ids, layout.spans, namespace="quality")
+    # The first passage is in the store as it is behind the head.
+    exact = layout.spans[0].stop
+    passages = placed(model, head, ids, layout.spans[1:], namespace="quality")
     sequence = model.open_sequence(len(ids) + max_tokens)
-    sequence.prefill(head.token_ids)
-    sequence.blend(ids[layout.head :], passages, share=SHARE)
+    sequence.prefill(ids[:exact])
+    sequence.blend(ids[exact:], passages, share=SHARE)
     return _answer(sequence, max_tokens)
 
 

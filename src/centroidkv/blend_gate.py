@@ -22,7 +22,7 @@ from centroidkv.reasons import BlendProblem
 
 _log = logging.getLogger("centroidkv")
 
-VERSION = "4"
+VERSION = "5"
 # The bundled model is at 0.014 and 0.95; with keys turned to wrong positions, at 1.7 and 0.4.
 MOST_KL, LEAST_AGREEMENT = 0.2, 0.8
 _MOST_BYTES = 4096

@@ -15,7 +15,7 @@ from centroidkv.blend_gate import BlendGate
 from centroidkv.errors import BlendRefused
 from centroidkv.filling import BlendFilling
 from centroidkv.learning import Learner
-from centroidkv.passage_learning import PassageLearner
+from centroidkv.passage_learning import PassageLearner, Shown
 from centroidkv.passage_prefill import PassagePrefill, PassageReport
 from centroidkv.passage_spans import PassageLayout, locate
 from centroidkv.passage_store import BlendingModel, PassageStore
@@ -45,7 +45,7 @@ class BlendAnswering:
         self.heads = PromptHeads(path, read_only=store.read_only, vault=store.vault)
         model = cast("BlendingModel", answering.model)  # the gate lets no other through
         self.passage_learner = PassageLearner(
-            store, model, self.passages, self.heads, residence=answering.residence
+            learner, model, self.passages, self.heads, residence=answering.residence
         )
         share = None if self._config.blend_share == "auto" else self._config.blend_share
         self._share = share
@@ -119,8 +119,9 @@ class BlendAnswering:
         ids = run.prompt.token_ids
         most = len(ids) if run.storable_tokens is None else run.storable_tokens
         # All of them: those of the first prompt are the run-up. What is stored is passed over.
-        passages = [ids[s.start : s.stop] for s in layout.spans if s.stop <= most]
-        self.passage_learner.submit(ids[: layout.head], passages)
+        units = [s.unit(ids) for s in layout.spans if s.stop <= most]
+        if units:
+            self.passage_learner.submit(Shown(ids[: layout.head], units))
 
     def flush(self) -> None:
         """Wait until the passages of all prompts answered so far are computed."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from centroidkv.kv.blocks import BLOCK_TOKENS, Match
+from centroidkv.passage_learning import MOST_LEADING
 from centroidkv.passage_spans import LEAST_TOKENS, PassageLayout, Span
 from centroidkv.passage_store import PassageStore
 from centroidkv.placement import BlendReport, PlacedPassage
@@ -32,7 +33,6 @@ class _Stored:
 
     span: Span
     match: Match
-    is_exact: bool
 
 
 @dataclass(slots=True)
@@ -44,6 +44,7 @@ class BlendFilling:
     fault: Callable[[str, Exception], None]
     problem: BlendProblem | None = None
     unseen: list[Span] = field(default_factory=list)
+    _first: Span | None = None
     _stored: list[_Stored] = field(default_factory=list)
     _report: BlendReport | None = None
 
@@ -53,27 +54,25 @@ class BlendFilling:
             self.unseen = list(layout.spans)
             self.problem = self.problem or "head_unseen"
             return
+        if layout.spans[0].start - len(head.token_ids) <= MOST_LEADING:
+            self._first = layout.spans[0]
         for span in layout.spans:
-            ids = prompt.token_ids[span.start : span.stop]
-            # The first one, if it stands right behind the head, is there as it was behind it.
-            is_first = span.start == len(head.token_ids)
             try:
-                is_exact = is_first and self.passages.holds(head.alone, ids)
-                match = self.passages.find(head.alone if is_exact else head, ids)
+                match = self.passages.find(head, span.unit(prompt.token_ids).token_ids)
             except (sqlite3.Error, OSError) as error:
                 self.problem = "store_failed"
                 self.fault("store_failed", error)
                 return
-            self._stored.append(_Stored(span, match, is_exact))
+            self._stored.append(_Stored(span, match))
             if match.num_tokens < span.stop - span.start:
                 self.unseen.append(span)
                 self.problem = self.problem or "passages_unseen"
-            elif is_first and not is_exact:
-                self.unseen.append(span)
 
     def fill(self, run: Run, sequence: RunningSequence, drafts: Drafts | None) -> None:
         """Compute the prompt behind what the sequence holds, but for the passages placed there."""
         rest = run.prompt.token_ids[run.held :]
+        if self._first is not None and run.held < self._first.stop:
+            self.unseen.append(self._first)  # not as it is in this place
         placed = self._placed(run)
         if placed:
             blending = cast("BlendingSequence", sequence)
@@ -123,9 +122,8 @@ class BlendFilling:
                 level, size = next(iter(place.sizes.items()))
                 run.loaded_bytes += size
                 run.levels.add(level)
-        stop = wanted.stop
-        block = block.part(0, stop - wanted.start)
-        return PlacedPassage(wanted.start, stop, block, is_exact=wanted.is_exact)
+        block = block.part(0, wanted.stop - wanted.start)
+        return PlacedPassage(wanted.start, wanted.stop, block)
 
     def told(self, run: Run, usage: Usage) -> Usage:
         """Say what was blended, or why nothing was."""
@@ -152,7 +150,6 @@ class _Wanted:
     stop: int
     span: Span
     match: Match
-    is_exact: bool
 
 
 def _behind(stored: _Stored, reused: int, end: int) -> _Wanted | None:
@@ -162,4 +159,4 @@ def _behind(stored: _Stored, reused: int, end: int) -> _Wanted | None:
     stop = min(span.start + stored.match.num_tokens, end)
     if stop - start < LEAST_TOKENS:
         return None
-    return _Wanted(start, stop, span, stored.match, stored.is_exact)
+    return _Wanted(start, stop, span, stored.match)

@@ -103,12 +103,12 @@ class GateTrial:
         """Blend a prompt; return the logits of the answer's tokens, each given those before."""
         layout = locate(prompt, texts, question="")
         head = Head(prompt.token_ids[: layout.head], self._run_up())
-        ids = prompt.token_ids
-        passages = placed(self._model, head, ids, layout.spans, namespace=self._residence)
+        ids, exact = prompt.token_ids, layout.spans[0].stop
+        passages = placed(self._model, head, ids, layout.spans[1:], namespace=self._residence)
         sequence = self._open(prompt)
         try:
-            sequence.prefill(head.token_ids)
-            sequence.blend(ids[layout.head : -1], passages, share=self._share)
+            sequence.prefill(ids[:exact])
+            sequence.blend(ids[exact:-1], passages, share=self._share)
             return sequence.score([prompt.token_ids[-1], *answer[:-1]])
         finally:
             sequence.close()
@@ -122,7 +122,7 @@ class GateTrial:
 
 
 def _units(prompt: Prompt, layout: PassageLayout) -> tuple[TokenIds, ...]:
-    return tuple(prompt.token_ids[s.start : s.stop] for s in layout.spans)
+    return tuple(s.unit(prompt.token_ids).token_ids for s in layout.spans)
 
 
 def _divergences(true: FloatArray, other: FloatArray) -> FloatArray:

@@ -6,7 +6,8 @@ takes a part in the text's beginning. In several, since the mean of them is near
 than any is. Knows nothing of stores.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from centroidkv.passage_spans import Span
 from centroidkv.passage_store import BlendingModel, joined
 from centroidkv.placement import PlacedPassage
 from centroidkv.prompt_heads import NUM_CONTEXTS, Head, TokenIds
+from centroidkv.protocols import BlendingSequence
 from centroidkv.rotary import from_float32, to_float32
 from centroidkv.types import FloatArray, KVBlock
 
@@ -25,7 +27,7 @@ _ROOM_TOKENS = 256
 # Passages that are held until each has been computed in all contexts.
 _TOGETHER = 8
 
-__all__ = ["computed", "placed"]
+__all__ = ["computed", "placed", "prefilled"]
 
 
 def computed(
@@ -56,21 +58,32 @@ def computed(
 def placed(
     model: BlendingModel, head: Head, prompt: TokenIds, spans: Sequence[Span], *, namespace: str
 ) -> list[PlacedPassage]:
-    """Compute the passages of one prompt and say where they belong.
-
-    The first one, if it stands right behind the head, is computed behind it alone: it is exact.
+    """Compute passages of one prompt and say where they belong.
 
     Raises:
         ContextTooLong: See `computed`.
     """
-    found = []
-    for span in spans:
-        is_exact = span.start == len(head.token_ids)
-        ids = prompt[span.start : span.stop]
-        behind = head.alone if is_exact else head
-        (blocks,) = computed(model, behind, [ids], namespace=namespace)
-        found.append(PlacedPassage(span.start, span.stop, joined(blocks), is_exact=is_exact))
-    return found
+    units = [span.unit(prompt).token_ids for span in spans]
+    found = computed(model, head, units, namespace=namespace)
+    return [
+        PlacedPassage(span.start, span.stop, joined(blocks))
+        for span, blocks in zip(spans, found, strict=True)
+    ]
+
+
+@contextmanager
+def prefilled(
+    model: BlendingModel, before: TokenIds, token_ids: TokenIds, *, namespace: str
+) -> Iterator[BlendingSequence]:
+    """Run a passage behind other tokens; while the body runs, a sequence holds the KV of both."""
+    needed = len(before) + len(token_ids) + 1
+    capacity = max(needed, min(len(before) + _ROOM_TOKENS, model.context_tokens))
+    sequence = model.open_sequence(capacity, before, namespace=namespace)
+    try:
+        sequence.prefill((*before, *token_ids)[sequence.num_tokens :])
+        yield sequence
+    finally:
+        sequence.close()
 
 
 def _behind(
@@ -81,15 +94,9 @@ def _behind(
 
     rotary = model.rotary
     assert rotary is not None, "only a model that can be blended has its passages computed"
-    needed = len(before) + len(token_ids) + 1
-    capacity = max(needed, min(len(before) + _ROOM_TOKENS, model.context_tokens))
-    sequence = model.open_sequence(capacity, before, namespace=namespace)
-    try:
-        sequence.prefill((*before, *token_ids)[sequence.num_tokens :])
-        parts = [(len(before) + start, len(before) + stop) for start, stop in split(len(token_ids))]
+    parts = [(len(before) + start, len(before) + stop) for start, stop in split(len(token_ids))]
+    with prefilled(model, before, token_ids, namespace=namespace) as sequence:
         return [free_block(sequence.snapshot(*part), rotary, part[0]) for part in parts]
-    finally:
-        sequence.close()
 
 
 def _mean(blocks: Sequence[KVBlock]) -> KVBlock:

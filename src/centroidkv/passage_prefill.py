@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from centroidkv.errors import ConfigError
-from centroidkv.passage_learning import PassageLearner
+from centroidkv.passage_learning import PassageLearner, Shown
 from centroidkv.passage_spans import locate
-from centroidkv.prompt_heads import RUN_UP_TOKENS, Head, PromptHeads, TokenIds
+from centroidkv.prompt_heads import RUN_UP_TOKENS, Head, PromptHeads
 from centroidkv.protocols import CausalModel, Progress
 from centroidkv.retrieval import as_passage
 from centroidkv.types import Cluster, Passage
@@ -42,14 +42,6 @@ class PassageReport:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    """A prompt of the chain: the tokens before its first passage, and those of each passage."""
-
-    before: TokenIds
-    passages: tuple[TokenIds, ...]
-
-
 class PassagePrefill:
     """Prefills the passages of one knowledge base for one chain."""
 
@@ -72,10 +64,10 @@ class PassagePrefill:
         known = {p.text.strip(): p for p in map(as_passage, passages) if p.text.strip()}
         if not known:
             raise ConfigError("there are no passages to prefill; give those of the knowledge base")
-        waiting: list[_Rendered] = []
-        for rendered in self._rendered(invoke, list(known.values()), progress):
-            waiting.append(rendered)
-            is_known = self._heads.note(rendered.before) is not None
+        waiting: list[Shown] = []
+        for shown in self._shown(invoke, list(known.values()), progress):
+            waiting.append(shown)
+            is_known = self._heads.note(shown.before) is not None
             if is_known and _num_tokens(waiting) >= RUN_UP_TOKENS:
                 self._fill(waiting)
         if waiting:
@@ -91,16 +83,16 @@ class PassagePrefill:
             seconds=time.perf_counter() - begin,
         )
 
-    def _rendered(
+    def _shown(
         self, invoke: Callable[[str], Any], passages: Sequence[Passage], progress: Progress
-    ) -> Iterator[_Rendered]:
+    ) -> Iterator[Shown]:
         fitting = [p for p in passages if self._fits(p)]
         for start in range(0, len(fitting), TOGETHER - 1):
             progress("prefill passages", start, len(fitting))
-            shown = fitting[max(0, start - 1) : start + TOGETHER - 1]
-            rendered = self._prompt_of(invoke, shown)
-            if rendered is not None:
-                yield rendered
+            together = fitting[max(0, start - 1) : start + TOGETHER - 1]
+            shown = self._prompt_of(invoke, together)
+            if shown is not None:
+                yield shown
         progress("prefill passages", len(fitting), len(fitting))
 
     def _fits(self, passage: Passage) -> bool:
@@ -111,44 +103,42 @@ class PassagePrefill:
         self._problems[f"longer than {most} tokens, a fifth of the model's context"] += 1
         return False
 
-    def _prompt_of(
-        self, invoke: Callable[[str], Any], shown: Sequence[Passage]
-    ) -> _Rendered | None:
+    def _prompt_of(self, invoke: Callable[[str], Any], passages: Sequence[Passage]) -> Shown | None:
         """Let the chain render some passages."""
-        run = WarmingRun(_nobodys_cluster(), list(shown))
+        run = WarmingRun(_nobodys_cluster(), list(passages))
         returned: Any = None  # as long as the run leaves the chain, nothing is
         try:
             with warming(run):
                 returned = invoke(QUESTION)
         except Exception as error:  # noqa: BLE001 - it is the user's chain
-            self._problems[f"the chain raised {type(error).__name__}: {error}"] += len(shown)
+            self._problems[f"the chain raised {type(error).__name__}: {error}"] += len(passages)
             return None
         if inspect.iscoroutine(returned):
             returned.close()
             raise ConfigError("the chain is async; give its sync form, as chain.invoke")
         if not run.prompts:
             self._problems["no prompt of the chain held the passages: is the retriever a "
-                           "CentroidKVRetriever?"] += len(shown)  # fmt: skip
+                           "CentroidKVRetriever?"] += len(passages)  # fmt: skip
             return None
         prompt, _ = run.prompts[0]
-        layout = locate(prompt, [p.text for p in shown], question=QUESTION)
+        layout = locate(prompt, [p.text for p in passages], question=QUESTION)
         if layout.problem is not None:
-            self._problems[layout.problem] += len(shown) - len(layout.spans)
-        ids = prompt.token_ids
-        spans = tuple(ids[s.start : s.stop] for s in layout.spans)
-        return _Rendered(ids[: layout.head], spans) if spans else None
+            self._problems[layout.problem] += len(passages) - len(layout.spans)
+        units = tuple(s.unit(prompt.token_ids) for s in layout.spans)
+        return Shown(prompt.token_ids[: layout.head], units) if units else None
 
-    def _fill(self, waiting: list[_Rendered]) -> None:
-        behind: dict[Head, list[TokenIds]] = {}
-        for rendered in waiting:
-            head = self._heads.find(rendered.before)
+    def _fill(self, waiting: list[Shown]) -> None:
+        behind: dict[Head, list[Shown]] = {}
+        for shown in waiting:
+            head = self._heads.find(shown.before)
             if head is None:
-                self._problems["head_unseen"] += len(rendered.passages)
+                self._problems["head_unseen"] += len(shown.units)
             else:
-                behind.setdefault(head, []).extend(rendered.passages)
-        shown = max(_num_tokens([rendered]) for rendered in waiting)
-        for known, passages in behind.items():
-            head = self._heads.with_run_up(known, passages, shown_tokens=shown)
+                behind.setdefault(head, []).append(shown)
+        most = max(_num_tokens([shown]) for shown in waiting)
+        for known, prompts in behind.items():
+            passages = [u.token_ids for shown in prompts for u in shown.units]
+            head = self._heads.with_run_up(known, passages, shown_tokens=most)
             if head is None:
                 self._problems["head_unseen"] += len(passages)
                 continue
@@ -157,11 +147,12 @@ class PassagePrefill:
             self._counts["already"] += len(once) - len(missing)
             self._counts["stored"] += len(missing)
             self._counts["tokens"] += self._learner.fill(head, missing)
+            self._learner.fill_firsts(head, (u for shown in prompts for u in shown.firsts(head)))
         waiting.clear()
 
 
-def _num_tokens(waiting: Sequence[_Rendered]) -> int:
-    return sum(len(p) for rendered in waiting for p in rendered.passages)
+def _num_tokens(waiting: Sequence[Shown]) -> int:
+    return sum(len(u.token_ids) for shown in waiting for u in shown.units)
 
 
 def _nobodys_cluster() -> Cluster:

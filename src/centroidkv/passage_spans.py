@@ -16,20 +16,41 @@ from centroidkv.types import Prompt
 # Placing fewer tokens than this gains nothing.
 LEAST_TOKENS = 16
 
-__all__ = ["LEAST_TOKENS", "PassageLayout", "Span", "locate"]
+__all__ = ["LEAST_TOKENS", "PassageLayout", "Span", "Unit", "locate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A passage's tokens in a prompt, and its `lead`: those before them that go with it."""
+
+    token_ids: tuple[int, ...]
+    lead: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The prompt tokens [start, stop) are those of one passage."""
+    """The prompt tokens [start, stop) are those of one passage.
+
+    The `border` tokens before them reach over its beginning.
+    """
 
     start: int
     stop: int
+    border: int = 0
+
+    @property
+    def begin(self) -> int:
+        """Where the border begins."""
+        return self.start - self.border
+
+    def unit(self, token_ids: tuple[int, ...]) -> Unit:
+        """Return the passage's tokens in a prompt, led by its border."""
+        return Unit(token_ids[self.start : self.stop], token_ids[self.begin : self.start])
 
 
 @dataclass(frozen=True, slots=True)
 class PassageLayout:
-    """Passages in the order of the prompt; `head` tokens come before the first one.
+    """Passages in the order of the prompt; `head` tokens come wholly before the first one.
 
     `problem` says why there are none, or not all.
     """
@@ -70,13 +91,12 @@ def locate(
         places = _places_of(prompt.text, texts)
     if not places.found:
         return PassageLayout(problem=places.problem or "no_passages")
-    first = places.found[0].start
-    if question and 0 <= prompt.text.rfind(question) < first:
+    if question and 0 <= prompt.text.rfind(question) < places.found[0].start:
         return PassageLayout(problem="question_before_context")
     spans = [_span(prompt, place) for place in places.found]
     long = tuple(s for s in spans if s.stop - s.start >= LEAST_TOKENS)
     problem = places.problem or (None if long else "too_little")
-    return PassageLayout(prompt.tokens_before(first), long, problem)
+    return PassageLayout(long[0].begin if long else 0, long, problem)
 
 
 def _between(text: str, marker: str, question: str) -> _Places:
@@ -128,8 +148,15 @@ def _free_place(text: str, part: str, taken: Sequence[_Place]) -> _Place | None:
 def _span(prompt: Prompt, place: _Place) -> Span:
     """Return the tokens that lie within a place wholly."""
     start, stop = prompt.tokens_before(place.start), prompt.tokens_before(place.stop)
+    begins_there = start < len(prompt) and prompt.offsets[start] == place.start
+    border = 0 if begins_there or not start else start - _first_of(prompt, start - 1)
     ends_there = stop < len(prompt) and prompt.offsets[stop] == place.stop
     if not ends_there and place.stop < len(prompt.text) and stop > start:
-        # The last token goes on behind the passage, with all tokens of the character it begins in.
-        stop = bisect_left(prompt.offsets, prompt.offsets[stop - 1])
-    return Span(start, max(start, stop))
+        # The last token goes on behind the passage.
+        stop = _first_of(prompt, stop - 1)
+    return Span(start, max(start, stop), border)
+
+
+def _first_of(prompt: Prompt, number: int) -> int:
+    """Return the first token of the character that a token begins in."""
+    return bisect_left(prompt.offsets, prompt.offsets[number])

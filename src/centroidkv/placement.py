@@ -4,7 +4,7 @@ Owns the values that the flow and the model exchange. Knows neither.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from centroidkv.types import KVBlock
 
@@ -16,14 +16,12 @@ class PlacedPassage:
     """Where in a prompt a passage's stored KV belongs.
 
     The tokens [start, stop) are absolute positions of the prompt; `block` has as many tokens, its
-    keys are free of positions. It `is_exact` where it was computed behind the very tokens that
-    stand before it: then none of it is computed again, if the sequence holds all of these.
+    keys are free of positions.
     """
 
     start: int
     stop: int
     block: KVBlock
-    is_exact: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,7 @@ class HeadsPlace:
 
         Nothing tells what these have seen: the head is of another KV precision, or made way.
         """
-        heads = [h for head in self._heads.known() for h in (head, head.alone)]
-        known = {self._passages.root(head) for head in heads}
+        known = {self._passages.root(head) for head in self._heads.known()}
         roots = self._holdings.derived() - known
         nodes = self._holdings.nodes(with_remote=True).values() if roots else ()
         return [node for node in nodes if node.namespace in roots]

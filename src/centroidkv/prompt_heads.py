@@ -5,8 +5,7 @@ does not tell which of the tokens before its first passage will come again: its 
 the title of that passage, nor the turns of a conversation. What two prompts begin with does.
 In a prompt a passage mostly stands behind others, so it is computed behind others too: each head
 has a run-up, the first passages that were seen behind it. They are dealt into a few contexts, and
-a passage's KV is the mean of what it is in each. What comes first in a prompt stands behind the
-head alone. Knows tokens alone.
+a passage's KV is the mean of what it is in each. Knows tokens alone.
 """
 
 import json
@@ -54,11 +53,6 @@ class Head:
     def all_ids(self) -> TokenIds:
         """The head and its run-up as they follow each other."""
         return (*self.token_ids, *(t for p in self.run_up for t in p))
-
-    @property
-    def alone(self) -> "Head":
-        """The head without its run-up: what a prompt's first passage stands behind."""
-        return Head(self.token_ids)
 
     def contexts(self, passage: TokenIds, *, most: int) -> list[TokenIds]:
         """Return what a passage is computed behind, each the head and some passages of the run-up.

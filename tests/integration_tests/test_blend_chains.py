@@ -15,7 +15,7 @@ from llama_index.core.base.base_retriever import BaseRetriever as IndexRetriever
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from centroidkv import Engine
+from centroidkv import Completion, Engine, Passage
 from centroidkv.langchain import CentroidKVRetriever, ChatCentroidKV
 from centroidkv.llama_index import CentroidKVLLM, CentroidKVPostprocessor
 from centroidkv.models.transformers_model import TransformersModel
@@ -113,6 +113,31 @@ def test_a_llama_index_query_engine_blends(engine: Engine) -> None:
     assert usages == [0, 0, 1, 1]
     pair = [str(query_engine(**o).query(QUESTIONS[0])) for o in ({}, {"reuse": "off"})]
     show([pair], "LlamaIndex")
+
+
+@pytest.mark.parametrize("mark", ["\n", "Passage: ", "Passage (file {number}.txt): "])
+def test_a_first_passage_is_exact_whatever_stands_before_it(engine: Engine, mark: str) -> None:
+    """Even where a token reaches over its beginning, or a title of its own comes before it."""
+
+    def ask(numbers: Sequence[int], **options: Any) -> Completion:
+        texts = [TEXTS[n] for n in numbers]
+        context = "\n".join(mark.format(number=n) + TEXTS[n] for n in numbers)
+        engine.compose(engine.route(QUESTIONS[0]), [Passage.of(t) for t in texts])
+        prompt = f"Answer from these passages in one sentence.\n{context}\n\n{QUESTIONS[0]}"
+        return engine.generate(prompt, max_tokens=ANSWER, question=QUESTIONS[0], **options)
+
+    for numbers in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        ask(numbers)
+        engine.flush()
+    behind = ask((2, 1, 0)).usage
+    first = engine.model.count_tokens(TEXTS[2])
+    assert (behind.reason, behind.blend_problem) == ("blended", None)
+    assert behind.reused_tokens > first
+    assert behind.blended_tokens > engine.model.count_tokens(TEXTS[1] + TEXTS[0]) - 6
+    alone = ask((1,))
+    assert (alone.usage.blended_tokens, alone.usage.approximate) == (0, False)
+    assert alone.usage.reused_tokens > engine.model.count_tokens(TEXTS[1])
+    assert alone.token_ids == ask((1,), reuse="off").token_ids
 
 
 def show(pairs: Sequence[Sequence[str]], name: str) -> None:

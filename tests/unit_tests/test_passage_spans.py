@@ -33,6 +33,10 @@ def test_a_unit_is_whole_tokens_within_its_passage(passages: list[str], borders:
         stop = span.stop
         text = prompt.text[prompt.offsets[span.start] : ends[span.stop - 1]]
         assert any(text in p for p in passages)
+        begins = prompt.text[: prompt.offsets[span.start]].rstrip().endswith((":", "/"))
+        assert span.border == (0 if begins else 1)
+        unit = span.unit(prompt.token_ids)
+        assert (*unit.lead, *unit.token_ids) == prompt.token_ids[span.begin : stop]
 
 
 @pytest.mark.parametrize("glue", ["", "\n"])
@@ -41,10 +45,11 @@ def test_a_token_over_the_border_belongs_to_no_passage(glue: str) -> None:
     text = f"head {passage}{glue}yy question"
     borders = [0, 4, *range(6, 44), 44, len(text) - 8]  # the first is " x", the last "x...yy "
     prompt = cut(text, borders)
-    (span,) = locate(prompt, [passage], question="question").spans
+    layout = locate(prompt, [passage], question="question")
+    (span,) = layout.spans
     assert prompt.offsets[span.start] == 6
     assert prompt.offsets[span.stop] == 44
-    assert locate(prompt, [passage], question="question").head == 2
+    assert (layout.head, span.border) == (1, 1)
 
 
 def test_what_two_prompts_begin_with_is_a_head(tmp_path: Path) -> None:

@@ -92,8 +92,7 @@ class Blender:
         walk = self._begin(kv, token_ids, passages, rows)
         placed, new = walk.num_placed, len(token_ids) - walk.num_placed
         placement = Placement(walk.rows.own, walk.rows.origin, self._rotary, passages)
-        walk = walk.behind(_num_exact(passages, kv.num_tokens))
-        recipe = recipe.fit(walk.num_placed, new)
+        recipe = recipe.fit(placed, new)
         if recipe.attention:
             walk.attended = self._attended(walk, placement)
         checks: dict[int, float | None] = {}  # by layer
@@ -163,14 +162,6 @@ class Blender:
         )
 
 
-def _num_exact(passages: Sequence[PlacedPassage], held: int) -> int:
-    """Return how many tokens behind the held ones a first passage brings the very KV of."""
-    first = passages[0] if passages else None
-    if first is None or not first.is_exact or first.start != held:
-        return 0
-    return first.stop - first.start
-
-
 @dataclass(slots=True, eq=False)
 class _Walk:
     """The rows of one blend on their way through the layers."""
@@ -187,15 +178,6 @@ class _Walk:
 
     def __post_init__(self) -> None:
         self.rows = Rows(self.kv, self.positions)
-
-    def behind(self, num: int) -> "_Walk":
-        """Return a walk without the first `num` rows, whose placed KV is what it would be."""
-        if not num:
-            return self
-        is_left = torch.arange(len(self.positions), device=self.positions.device) >= num
-        walk = self.only(is_left | ~self.is_placed)
-        walk.num_placed = int(walk.is_placed.sum())
-        return walk
 
     def only(self, is_kept: torch.Tensor) -> "_Walk":
         """Return a walk that goes on with some of the rows; `is_kept` has shape [rows]."""

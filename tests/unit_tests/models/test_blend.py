@@ -197,28 +197,6 @@ def test_what_the_question_looks_at_is_computed_again(
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("recipe", [Recipe(0.2), Recipe(0.0), Recipe(1.0), BY_VALUES])
-def test_an_exact_first_passage_is_as_if_it_were_held(
-    model: TransformersModel, passages: list[PlacedPassage], recipe: Recipe
-) -> None:
-    first = replace(passages[0], is_exact=True)
-    one, other = holding(model, 0, len(HEAD)), holding(model, 0, first.stop)
-    done = model.blender.run(one, PROMPT[len(HEAD) :], [first, passages[1]], recipe)
-    expected = model.blender.run(other, PROMPT[first.stop :], passages[1:], recipe)
-    assert (done.logits - expected.logits).abs().max() < 1e-4
-    assert done.report.placed_tokens == expected.report.placed_tokens + len(TWO)
-    assert replace(done.report, placed_tokens=90, uncorrected=None) == replace(
-        expected.report, uncorrected=None
-    )
-    alone = model.blender.run(holding(model, 0, 5), PROMPT[5:], [first], recipe)
-    assert (alone.logits[0] - plain(model)).abs().max() < 1e-4
-    assert alone.report == BlendReport(len(TWO), 0, len(PROMPT) - 75)
-    # Where not all before it is held, it is a passage like others.
-    late = model.blender.run(Arena(model.shape, 200), PROMPT, [first], Recipe(1.0))
-    assert late.report.again_tokens == len(TWO)
-
-
-@torch.inference_mode()
 def test_attention_and_a_check_choose_together(
     model: TransformersModel, passages: list[PlacedPassage]
 ) -> None:
