@@ -5,11 +5,14 @@ Owns one request's choice of passages. Any fault costs time: what cannot be plac
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import cast
 
 from centroidkv.kv.blocks import BLOCK_TOKENS, Match
+from centroidkv.kv.tiers import Place
 from centroidkv.passage_learning import MOST_LEADING
 from centroidkv.passage_spans import LEAST_TOKENS, PassageLayout, Span
 from centroidkv.passage_store import PassageStore
@@ -73,57 +76,53 @@ class BlendFilling:
         rest = run.prompt.token_ids[run.held :]
         if self._first is not None and run.held < self._first.stop:
             self.unseen.append(self._first)  # not as it is in this place
-        placed = self._placed(run)
-        if placed:
-            blending = cast("BlendingSequence", sequence)
-            # Behind the first placed token nothing is exact, whatever comes of the blend.
-            run.exact_tokens = first = placed[0].start
-            try:
-                if first > run.held:  # by itself: what is blended is run more than once
-                    sequence.prefill(run.prompt.token_ids[run.held : first])
-                behind = run.prompt.token_ids[first:]
-                self._report = blending.blend(behind, placed, share=self.share, drafts=drafts)
-                return
-            except Exception as error:  # noqa: BLE001 - whatever it is, the prompt can be computed
-                self.problem = "blend_failed"
-                self.fault("blend_failed", error)
-                blending.truncate(run.held)
+        with closing(self._loaded(run)) as loaded:
+            first = next(loaded, None)
+            if first is not None:
+                blending = cast("BlendingSequence", sequence)
+                # Behind the first placed token nothing is exact, whatever comes of the blend.
+                run.exact_tokens = first.start
+                try:
+                    if first.start > run.held:  # by itself: what is blended is run more than once
+                        sequence.prefill(run.prompt.token_ids[run.held : first.start])
+                    self._report = blending.blend(
+                        run.prompt.token_ids[first.start :],
+                        chain([first], loaded),
+                        share=self.share,
+                        drafts=drafts,
+                    )
+                    return
+                except Exception as error:  # noqa: BLE001 - whatever it is, the rest can be computed
+                    self.problem = "blend_failed"
+                    self.fault("blend_failed", error)
+                    blending.truncate(run.held)
         sequence.prefill(rest, drafts)
 
-    def _placed(self, run: Run) -> list[PlacedPassage]:
-        """Load the stored passages that lie behind the exact prefix."""
+    def _loaded(self, run: Run) -> Generator[PlacedPassage]:
+        """Load the stored passages that lie behind the exact prefix, one after the other."""
         started = time.perf_counter()
         # The last token of the prompt is computed for its logits.
         wanted = [w for s in self._stored if (w := _behind(s, run.held, len(run.prompt) - 1))]
-        if not wanted:
-            return []
-        if sum(w.stop - w.start for w in wanted) < LEAST_PLACED:
+        if wanted and sum(w.stop - w.start for w in wanted) < LEAST_PLACED:
             self.problem = self.problem or "too_little"
-            return []
-        placed = [p for w in wanted if (p := self._loaded(run, w)) is not None]
-        run.load_s += time.perf_counter() - started
-        return placed
-
-    def _loaded(self, run: Run, wanted: "_Wanted") -> PlacedPassage | None:
+            wanted = []
+        parts = [(w.match, w.start - w.span.start) for w in wanted]
         try:
-            places = self.passages.places(wanted.match)
-            block = self.passages.load(wanted.match, wanted.start - wanted.span.start)
+            places = [self.passages.places(match) for match, _ in parts]
+            with closing(self.passages.load(parts)) as blocks:
+                for passage, own, block in zip(wanted, places, blocks, strict=True):
+                    run.load_s += time.perf_counter() - started
+                    if block is None:
+                        self.problem = "block_damaged"
+                        self.unseen.append(passage.span)
+                    else:
+                        _note_places(run, own)
+                        own_part = block.part(0, passage.stop - passage.start)
+                        yield PlacedPassage(passage.start, passage.stop, own_part)
+                    started = time.perf_counter()
         except (sqlite3.Error, OSError) as error:
             self.fault("store_failed", error)
             self.problem = "store_failed"
-            return None
-        if block is None:
-            self.problem = "block_damaged"
-            self.unseen.append(wanted.span)
-            return None
-        for place in places:
-            run.tier = max(run.tier, place.tier, key=_FARTHER.index)
-            if place.tier != "memory" and place.sizes:
-                level, size = next(iter(place.sizes.items()))
-                run.loaded_bytes += size
-                run.levels.add(level)
-        block = block.part(0, wanted.stop - wanted.start)
-        return PlacedPassage(wanted.start, wanted.stop, block)
 
     def told(self, run: Run, usage: Usage) -> Usage:
         """Say what was blended, or why nothing was."""
@@ -140,6 +139,16 @@ class BlendFilling:
             blended_tokens=report.placed_tokens,
             recomputed_tokens=report.again_tokens,
         )
+
+
+def _note_places(run: Run, places: Iterable[Place]) -> None:
+    """Note where a passage came from."""
+    for place in places:
+        run.tier = max(run.tier, place.tier, key=_FARTHER.index)
+        if place.tier != "memory" and place.sizes:
+            level, size = next(iter(place.sizes.items()))
+            run.loaded_bytes += size
+            run.levels.add(level)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ root is derived from the KV namespace and the head with its run-up, so that an e
 meets them and no passage serves behind another head. Knows nothing of prompts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Protocol
 
@@ -82,17 +83,24 @@ class PassageStore:
         """Tell whether all of a passage is stored."""
         return self.find(head, token_ids).num_tokens == len(token_ids)
 
-    def load(self, match: Match, start: int) -> KVBlock | None:
-        """Return the tokens [start, match.num_tokens) of a passage, None if one is unusable."""
-        steps = [s for s in match.steps if s.stop > start]
-        parts: list[KVBlock] = []
-        with self._blocks.disk.leases.hold(s.id for s in steps):
-            loaded = self._blocks.in_turn([s.id for s in steps])
-            for step, block in zip(steps, loaded, strict=True):
-                if block is None:
-                    return None
-                parts.append(block.part(max(0, start - step.start), step.stop - step.start))
-        return joined(parts)
+    def load(self, wanted: Sequence[tuple[Match, int]]) -> Generator[KVBlock | None]:
+        """Yield passages in order, of each the tokens [start, match.num_tokens).
+
+        None for one that is not usable. While one is used, the next is read.
+        """
+        parts = [[s for s in match.steps if s.stop > start] for match, start in wanted]
+        ids = [step.id for steps in parts for step in steps]
+        with (
+            self._blocks.disk.leases.hold(ids),
+            closing(self._blocks.in_turn(ids)) as loaded,
+        ):
+            for steps, (_, start) in zip(parts, wanted, strict=True):
+                blocks = [
+                    block.part(max(0, start - step.start), step.stop - step.start)
+                    for step, block in zip(steps, loaded, strict=False)  # more follow
+                    if block is not None
+                ]
+                yield joined(blocks) if len(blocks) == len(steps) else None
 
     def places(self, match: Match) -> list[Place]:
         """Tell where the blocks of a passage would come from."""

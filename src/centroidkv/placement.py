@@ -3,12 +3,12 @@
 Owns the values that the flow and the model exchange. Knows neither.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from centroidkv.types import KVBlock
 
-__all__ = ["BlendReport", "PlacedPassage", "require_fitting"]
+__all__ = ["BlendReport", "PlacedPassage", "fitting"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,11 +43,11 @@ class BlendReport:
     uncorrected: float | None = None
 
 
-def require_fitting(passages: Sequence[PlacedPassage], begin: int, end: int) -> None:
-    """Make sure that passages stand among the tokens [begin, end), in order and apart.
+def fitting(passages: Iterable[PlacedPassage], begin: int, end: int) -> Iterator[PlacedPassage]:
+    """Yield passages as they come; all have to stand among the tokens [begin, end), in order.
 
     Raises:
-        ValueError: They do not, or have KV of another number of tokens.
+        ValueError: One does not, or has KV of another number of tokens.
     """
     at = begin
     for passage in passages:
@@ -61,3 +61,4 @@ def require_fitting(passages: Sequence[PlacedPassage], begin: int, end: int) -> 
                 f"a passage at [{passage.start}, {passage.stop}) has KV of {num} tokens"
             )
         at = passage.stop
+        yield passage

@@ -129,14 +129,15 @@ class BlendingSequence(ScoringSequence, Protocol):
     def blend(
         self,
         token_ids: Sequence[int],
-        passages: Sequence[PlacedPassage],
+        passages: Iterable[PlacedPassage],
         *,
         share: float | None = 0.15,
         drafts: Drafts | None = None,
     ) -> BlendReport:
         """Compute the KV of `token_ids` behind what is there, but for placed passages.
 
-        Passages lie behind the KV that the sequence has, in order, and do not overlap. Of their
+        Passages lie behind the KV that the sequence has, in order, and do not overlap; each is
+        written to its place before the next is asked for. Of their
         tokens the `share` that matters most to what follows them is computed; with None as many as
         it takes to come close. All other tokens are always computed, the last one at least. Leaves
         logits for decoding, as `prefill` does.

@@ -31,7 +31,7 @@ from centroidkv.models.loading import wrap_model
 from centroidkv.models.packed import NotPackable
 from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.passage_learning import MOST_LEADING, Shown
-from centroidkv.passage_spans import Unit
+from centroidkv.passage_spans import Unit, locate
 from centroidkv.prompt_heads import Head
 from small_parts import HashEmbedder, make_tokenizer
 from word_bank import PASSAGES
@@ -258,6 +258,28 @@ def test_a_damaged_passage_costs_time_alone(blending, open_engine, tmp_path) -> 
     done = ask_about(engine, [LOAN, WIRE, CARD])
     assert (done.usage.blend_problem, done.usage.blended_tokens) == ("block_damaged", 0)
     assert done.token_ids == ask_about(engine, [LOAN, WIRE, CARD], reuse="off").token_ids
+
+
+def test_one_damaged_passage_does_not_keep_others_from_being_placed(
+    blending, open_engine, tmp_path
+) -> None:
+    engine = blending()
+    learn(engine, CARD, WIRE, LOAN)
+    blend = engine._policies.blend
+    (head,) = (h for h in blend.heads.known() if h.run_up)
+    prompt = engine.model.encode(rendered([LOAN, WIRE, CARD], ASKED))
+    wire, _ = locate(prompt, [WIRE, CARD], question=ASKED).spans
+    step = blend.passages.find(head, wire.unit(prompt.token_ids).token_ids).steps[1]
+    engine.close()
+    (path,) = (tmp_path / "store" / "blocks").glob(f"??/*{step.id}*")
+    path.write_bytes(path.read_bytes()[:-9])
+    engine = open_engine(reuse="blend")
+    usage = ask_about(engine, [LOAN, WIRE, CARD]).usage
+    assert (usage.blend_problem, usage.reason) == ("block_damaged", "blended")
+    assert len(CARD) - 9 <= usage.blended_tokens <= len(CARD)
+    engine.flush()
+    again = ask_about(engine, [LOAN, CARD, WIRE]).usage  # computed anew behind the answer
+    assert (again.blend_problem, again.blended_tokens > len(CARD)) == (None, True)
 
 
 def test_a_store_that_cannot_be_read_costs_time_alone(blending, open_engine, monkeypatch) -> None:

@@ -8,7 +8,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -139,7 +139,7 @@ class TieredBlocks:
         self.promotion.offer(received)
         return found
 
-    def in_turn(self, blocks: Sequence[str]) -> Iterator[KVBlock | None]:
+    def in_turn(self, blocks: Sequence[str]) -> Generator[KVBlock | None]:
         """Yield what `get` returns, in order; what is on disk is read while the last is used."""
         if all(self.memory.has(b) for b in blocks):
             yield from map(self.get, blocks)

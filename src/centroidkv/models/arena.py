@@ -216,13 +216,18 @@ class Arena:
 
     def append(self, block: KVBlock) -> None:
         """Copy a block's KV behind what is there."""
-        start, stop = self.num_tokens, self.num_tokens + block.num_tokens
+        start = self.num_tokens
+        self.write(start, block)
+        self.resize(start + block.num_tokens)
+
+    def write(self, start: int, block: KVBlock) -> None:
+        """Copy a block's KV to the tokens from `start` on; how many there are stays as it is."""
+        stop = start + block.num_tokens
         if self._apart is not None:
             self._apart.write(start, block.keys, block.values)
         else:
             write_bits(self.keys[:, 0, :, start:stop], block.keys)
             write_bits(self.values[:, 0, :, start:stop], block.values)
-        self.resize(stop)
 
     def snapshot(self, start: int, stop: int) -> KVBlock:
         """Copy the KV of the tokens [start, stop) out."""

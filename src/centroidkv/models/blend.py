@@ -10,7 +10,7 @@ is fit for it.
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from centroidkv.models.blend_rows import Rows, fresh_of
 from centroidkv.models.free_keys import Placement
 from centroidkv.models.lending import SequenceKV
 from centroidkv.models.packed import KEYWORD, NotPackable
-from centroidkv.placement import BlendReport, PlacedPassage, require_fitting
+from centroidkv.placement import BlendReport, PlacedPassage
 from centroidkv.rotary import Rotary
 
 __all__ = ["BlendReport", "Blended", "Blender"]
@@ -52,7 +52,7 @@ class Blender:
         self,
         kv: SequenceKV,
         token_ids: Sequence[int],
-        passages: Sequence[PlacedPassage],
+        passages: Iterable[PlacedPassage],
         recipe: Recipe,
         *,
         rows: int = 1,
@@ -62,7 +62,8 @@ class Blender:
         Args:
             kv: Holds the KV of the prompt's first tokens, of none or more.
             token_ids: All that follow.
-            passages: Ascending, behind the tokens that `kv` holds.
+            passages: Ascending, behind the tokens that `kv` holds. Each is written to its place
+                before the next is asked for.
             recipe: Which of the placed tokens are computed again.
             rows: Of how many tokens logits are wanted, all behind the last passage.
 
@@ -71,27 +72,20 @@ class Blender:
             NotPackable: The model's layers are none of those that are understood.
         """
         begin, end = kv.num_tokens, kv.num_tokens + len(token_ids)
-        require_fitting(passages, begin, end)
-        with self._turn, torch.inference_mode():
+        with torch.inference_mode():
             try:
-                blended = self._run(kv, token_ids, passages, recipe, rows)
+                placement = Placement(kv, self._rotary, passages, end)  # others may run meanwhile
+                with self._turn:
+                    walk = self._begin(kv, token_ids, placement.spans, rows)
+                    blended = self._run(walk, placement, recipe, rows)
             except BaseException:
                 kv.resize(begin)
                 raise
             kv.resize(end)
         return blended
 
-    def _run(
-        self,
-        kv: SequenceKV,
-        token_ids: Sequence[int],
-        passages: Sequence[PlacedPassage],
-        recipe: Recipe,
-        rows: int,
-    ) -> Blended:
-        walk = self._begin(kv, token_ids, passages, rows)
-        placed, new = walk.num_placed, len(token_ids) - walk.num_placed
-        placement = Placement(walk.rows.own, walk.rows.origin, self._rotary, passages)
+    def _run(self, walk: "_Walk", placement: Placement, recipe: Recipe, rows: int) -> Blended:
+        placed, new = walk.num_placed, len(walk.positions) - walk.num_placed
         recipe = recipe.fit(placed, new)
         if recipe.attention:
             walk.attended = self._attended(walk, placement)
@@ -104,7 +98,7 @@ class Blender:
         first = min(checks, default=0)  # before it, all tokens are computed
         uncorrected, again = None, 0
         for number, layer in enumerate(self._body.layers):
-            placement.place(number)
+            placement.turn(number)
             if number in checks:
                 walk, left = walk.most_different(layer, number, recipe, checks[number])
                 uncorrected = left if uncorrected is None else uncorrected
@@ -129,7 +123,7 @@ class Blender:
         asking.rows.watch(slice(begin + seen.start, begin + seen.stop), slice(start, stop))
         layers = self._body.layers
         for number, layer in enumerate(layers[: math.ceil(ASKED_LAYERS * len(layers))]):
-            placement.place(number)
+            placement.turn(number)
             asking.run(layer)
         attended = torch.zeros(len(walk.positions), device=self._device)
         attended[seen] = asking.rows.watched
@@ -139,7 +133,7 @@ class Blender:
         self,
         kv: SequenceKV,
         token_ids: Sequence[int],
-        passages: Sequence[PlacedPassage],
+        spans: Sequence[tuple[int, int]],
         rows: int,
     ) -> "_Walk":
         begin = kv.num_tokens
@@ -147,8 +141,8 @@ class Blender:
         hidden = self._body.get_input_embeddings()(ids)
         positions = torch.arange(begin, begin + len(token_ids), device=self._device)
         is_placed = torch.zeros_like(positions, dtype=torch.bool)
-        for passage in passages:
-            is_placed[passage.start - begin : passage.stop - begin] = True
+        for start, stop in spans:
+            is_placed[start - begin : stop - begin] = True
         is_placed[-rows:] = False  # their logits are wanted
         turns = self._body.rotary_emb(hidden, position_ids=positions[None])
         return _Walk(

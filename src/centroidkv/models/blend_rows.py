@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 
 from centroidkv.models.arena import Arena
-from centroidkv.models.lending import SequenceKV
+from centroidkv.models.lending import SequenceKV, own_part
 from centroidkv.models.packed import (
     NotPackable,
     attend_part,
@@ -89,8 +89,7 @@ class Rows:
 
     def __init__(self, kv: SequenceKV, positions: torch.Tensor) -> None:
         self._lender = None if isinstance(kv, Arena) else kv.lender
-        self.origin = 0 if isinstance(kv, Arena) else kv.lent
-        self.own = kv if isinstance(kv, Arena) else kv.tail
+        self.own, self.origin = own_part(kv)
         self.places = positions - self.origin
         self._groups = self._in_groups()
         self._masks: dict[int, torch.Tensor] = {}

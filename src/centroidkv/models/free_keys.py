@@ -5,16 +5,15 @@ depends on where its token stands; a key is turned back by its position's angle,
 by that of its new one. Knows nothing of what is computed afresh.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from centroidkv.models.arena import Arena
-from centroidkv.models.layer_memory import write_bits
-from centroidkv.placement import PlacedPassage
+from centroidkv.models.lending import SequenceKV, own_part
+from centroidkv.placement import PlacedPassage, fitting
 from centroidkv.rotary import Rotary, from_float32, to_float32
 from centroidkv.types import KVBlock
 
@@ -58,50 +57,56 @@ def turned_block(block: KVBlock, rotary: Rotary, positions: NDArray[np.int64]) -
 
 
 class Placement:
-    """Writes passages' KV into an arena at their places, one layer at a time.
+    """Writes passages' KV into an arena at their places, and turns their keys.
+
+    Values never depend on positions, so both are written as they come, one passage after the
+    other: none is held for longer than that, and what comes next may be loaded meanwhile. Keys are
+    turned later, one layer at a time.
 
     Args:
-        arena: What is written to; its token 0 stands at position `origin`.
-        origin: See `arena`.
+        kv: What is written to, behind the tokens that it holds.
         rotary: How the model's keys depend on their positions.
-        passages: What is placed.
+        passages: Ascending, at absolute positions.
+        end: Where the last of them ends at the latest.
 
     Attributes:
-        spans: Where in the arena each passage begins and ends.
-        span: Where the first begins and the last ends. What stands between passages is turned with
-            them, in one pass: it is computed, and written over before it is read.
+        spans: The absolute positions where each passage begins and ends.
+
+    Raises:
+        ValueError: The passages do not fit there, or each other.
     """
 
     def __init__(
-        self, arena: Arena, origin: int, rotary: Rotary, passages: Sequence[PlacedPassage]
+        self, kv: SequenceKV, rotary: Rotary, passages: Iterable[PlacedPassage], end: int
     ) -> None:
-        self.arena = arena
-        self.spans = [(p.start - origin, p.stop - origin) for p in passages]
-        self.span = (self.spans[0][0], self.spans[-1][1]) if passages else (0, 0)
-        self._passages = passages
-        device = arena.shape.device
+        self._own, origin = own_part(kv)
+        self.spans: list[tuple[int, int]] = []
+        for passage in fitting(passages, kv.num_tokens, end):
+            self._own.write(passage.start - origin, passage.block)
+            self.spans.append((passage.start, passage.stop))
+        # What stands between passages is turned with them, in one pass: it is computed, and
+        # written over before it is read.
+        start, stop = (self.spans[0][0], self.spans[-1][1]) if self.spans else (0, 0)
+        self._rows = slice(start - origin, stop - origin)
+        device = self._own.shape.device
         self._frequencies = torch.from_numpy(rotary.frequencies).to(device)
-        self._positions = origin + torch.arange(*self.span, dtype=torch.float32, device=device)
+        self._positions = torch.arange(start, stop, dtype=torch.float32, device=device)
         self._turn: dict[int, Turn] = {}
         self._done: set[int] = set()  # layers
 
     def _turn_of(self, layer: int) -> Turn:
-        """Return the turn of all keys in `span`; computed once where layers share it."""
+        """Return the turn of all keys; computed once where layers share it."""
         number = layer if len(self._frequencies) > 1 else 0
         if number not in self._turn:
             self._turn = {number: Turn.of(self._positions, self._frequencies[number])}
         return self._turn[number]
 
-    def place(self, layer: int) -> None:
-        """Write the keys and values of one layer, once: a second call does nothing."""
-        if not self._passages or layer in self._done:
+    def turn(self, layer: int) -> None:
+        """Turn the keys of one layer, once: a second call does nothing."""
+        if not self.spans or layer in self._done:
             return
         self._done.add(layer)
-        for passage, span in zip(self._passages, self.spans, strict=True):
-            keys, values = passage.block.keys[layer], passage.block.values[layer]
-            write_bits(self.arena.keys[layer, 0, :, slice(*span)], keys)
-            write_bits(self.arena.values[layer, 0, :, slice(*span)], values)
-        own = self.arena.keys[layer, 0, :, slice(*self.span)]
+        own = self._own.keys[layer, 0, :, self._rows]
         exact = own.float()  # of float32 keys, they themselves
         self._turn_of(layer).apply(exact)
         if exact is not own:

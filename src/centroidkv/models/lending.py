@@ -16,7 +16,7 @@ import numpy as np
 from centroidkv.models.arena import NOBODY, Arena, ArenaPool, KVShape, Resident
 from centroidkv.types import KVBlock
 
-__all__ = ["BorrowedArena", "SequenceKV", "SharedArenas"]
+__all__ = ["BorrowedArena", "SequenceKV", "SharedArenas", "own_part"]
 
 # A tail belongs to one answer and serves no later one, so it is hardly rounded up.
 TAIL_GRAIN_TOKENS = 16
@@ -77,6 +77,11 @@ class BorrowedArena:
 
 
 SequenceKV: TypeAlias = Arena | BorrowedArena
+
+
+def own_part(kv: SequenceKV) -> tuple[Arena, int]:
+    """Return the arena that a sequence writes to, and the position of its token 0."""
+    return (kv, 0) if isinstance(kv, Arena) else (kv.tail, kv.lent)
 
 
 @dataclass(slots=True, eq=False)

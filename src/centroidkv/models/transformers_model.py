@@ -262,7 +262,7 @@ class _ArenaSequence:
     def blend(
         self,
         token_ids: Sequence[int],
-        passages: Sequence[PlacedPassage],
+        passages: Iterable[PlacedPassage],
         *,
         share: float | None = SHARE,
         drafts: Drafts | None = None,
@@ -271,15 +271,15 @@ class _ArenaSequence:
 
         Args:
             token_ids: The prompt's tokens behind what is there; those of no passage are computed.
-            passages: Ascending, at absolute positions among `token_ids`.
+            passages: Ascending, at absolute positions among `token_ids`. KV behind what is there
+                now is no longer taken for exact.
             share: Of the passages' tokens, how many are computed again; None to let a bound say.
             drafts: See `prefill`.
 
         Raises:
             ValueError: The passages do not fit the tokens or each other.
         """
-        exact = min((p.start for p in passages), default=self._capacity)
-        self._exact_tokens = min(self._exact_tokens, exact)
+        self._exact_tokens = min(self._exact_tokens, self.num_tokens)
         # Before anybody could borrow what is not the KV of the tokens alone.
         self._arenas.lend_only(self._open, self._exact_tokens)
         self._arenas.working(self._open)

@@ -1,5 +1,6 @@
 """Blended prefills: equal to a plain one where all is computed, and to the method where not."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -309,17 +310,54 @@ def test_what_deviates_most_is_computed_again(
     assert (done.logits[0] - plain(model)).abs().max() > 1e-3
 
 
-def test_what_is_placed_is_not_placed_over_what_was_computed(
+def test_what_was_computed_is_not_turned_like_what_is_placed(
     model: TransformersModel, passages: list[PlacedPassage]
 ) -> None:
     arena = Arena(model.shape, len(PROMPT))
     assert model.rotary is not None
-    placement = Placement(arena, 0, model.rotary, passages)
-    placement.place(1)
+    placement = Placement(arena, model.rotary, passages, len(PROMPT))
     assert arena.values[1].any()
-    arena.values[1].zero_()
-    placement.place(1)
-    assert not arena.values[1].any()
+    placement.turn(1)
+    assert arena.keys[1].any()
+    arena.keys[1].fill_(1)
+    placement.turn(1)
+    assert (arena.keys[1] == 1).all()
+
+
+def test_each_passage_is_written_before_the_next_is_asked_for(
+    model: TransformersModel, passages: list[PlacedPassage]
+) -> None:
+    arena = Arena(model.shape, len(PROMPT))
+    written: list[bool] = []
+
+    def loading() -> Iterator[PlacedPassage]:
+        for number, passage in enumerate(passages):
+            written.extend(
+                bool(arena.values[0, 0, :, p.start : p.stop].any()) for p in passages[:number]
+            )
+            yield passage
+
+    done = model.blender.run(arena, PROMPT, loading(), Recipe(0.2))
+    again = Arena(model.shape, len(PROMPT))
+    expected = model.blender.run(again, PROMPT, passages, Recipe(0.2))
+    assert written == [True]
+    assert torch.equal(done.logits, expected.logits)
+
+
+def test_what_ends_loading_leaves_the_sequence_as_it_was(
+    model: TransformersModel, passages: list[PlacedPassage]
+) -> None:
+    arena = holding(model, 0, 5)
+
+    def broken() -> Iterator[PlacedPassage]:
+        yield passages[0]
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        model.blender.run(arena, PROMPT[5:], broken(), Recipe(0.2))
+    assert arena.num_tokens == 5
+    done = model.blender.run(arena, PROMPT[5:], passages, Recipe(1.0))
+    assert (done.logits[0] - plain(model)).abs().max() < 1e-4
 
 
 def test_masks_that_are_kept_have_a_bound(model: TransformersModel) -> None:
@@ -375,8 +413,9 @@ def test_what_was_blended_is_not_taken_for_the_kv_of_its_tokens(
     model: TransformersModel, passages: list[PlacedPassage]
 ) -> None:
     sequence = model.open_sequence(len(PROMPT) + 8, PROMPT, namespace="blended")
-    sequence.blend(PROMPT, passages[1:], share=0)
     exact = passages[1].start
+    sequence.prefill(PROMPT[:exact])
+    sequence.blend(PROMPT[exact:], passages[1:], share=0)
     other = model.open_sequence(len(PROMPT) + 8, PROMPT, namespace="blended")
     assert other.num_tokens <= exact
     assert sequence.snapshot(0, exact).num_tokens == exact
