@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from centroidkv import Message
+from centroidkv.blend.heads import run_up_of
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.prompt_heads import run_up_of
 
 SYSTEM = "You answer questions about the context for the customers of a bank. Be short and exact."
 LEAST_TOKENS, MOST_TOKENS = 1500, 2000

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from blend_prompts import Case, borders
 
+from centroidkv.blend.computing import computed
+from centroidkv.blend.heads import NUM_CONTEXTS, Head
+from centroidkv.blend.passages import joined
 from centroidkv.models.blend_choice import Recipe
 from centroidkv.models.free_keys import PlacedPassage
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.passage_computing import computed
-from centroidkv.passage_store import joined
-from centroidkv.prompt_heads import NUM_CONTEXTS, Head
 from centroidkv.types import KVBlock
 
 TOKENS = 32

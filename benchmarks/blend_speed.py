@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from blend_prompts import Case, borders
 
+from centroidkv.blend.computing import computed
+from centroidkv.blend.heads import Head
+from centroidkv.blend.passages import joined
 from centroidkv.kv.codec import load_block, save_block
 from centroidkv.models.blend_choice import Recipe
 from centroidkv.models.free_keys import PlacedPassage
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.passage_computing import computed
-from centroidkv.passage_store import joined
-from centroidkv.prompt_heads import Head
 from centroidkv.types import KVBlock
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)

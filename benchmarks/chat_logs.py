@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from machine import machine
 
-from centroidkv.chat_logs import read_chat_log
 from centroidkv.config import EngineConfig
 from centroidkv.opening import open_embedder
+from centroidkv.preparing.chat_logs import read_chat_log
+from centroidkv.preparing.sifting import sift, why_dropped
 from centroidkv.redaction import mask_personal
-from centroidkv.sifting import sift, why_dropped
 from centroidkv.types import FloatArray
 
 RESULTS = Path(__file__).parent / "results/chat_logs.json"

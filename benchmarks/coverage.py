@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from centroidkv import Engine
-from centroidkv.fitting import fit_plan
 from centroidkv.plan_config import PlanConfig
 from centroidkv.retrieval import as_passage
 from centroidkv.routing.clustering import nearest_centroid
@@ -19,6 +18,7 @@ from centroidkv.routing.history import Seen
 from centroidkv.routing.pin_index import PinIndex
 from centroidkv.routing.plan import Plan
 from centroidkv.types import FloatArray, Passage
+from centroidkv.versions.fitting import fit_plan
 
 SHAPES = [(32, 8), (48, 8), (48, 10), (64, 10), (64, 12)]
 

@@ -28,7 +28,6 @@ import numpy as np
 from machine import machine
 
 from centroidkv.config import EngineConfig
-from centroidkv.fitting import fit_plan
 from centroidkv.opening import open_embedder
 from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.clustering import nearest_centroid
@@ -36,6 +35,7 @@ from centroidkv.routing.domains import complete_domains
 from centroidkv.routing.history import Seen
 from centroidkv.routing.plan import Plan
 from centroidkv.types import FloatArray, Passage
+from centroidkv.versions.fitting import fit_plan
 
 RESULTS = Path(__file__).parent / "results/domains.json"
 RULES = {

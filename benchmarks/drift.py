@@ -15,12 +15,12 @@ import numpy as np
 from machine import machine
 
 from centroidkv.config import EngineConfig
-from centroidkv.fitting import fit_plan
 from centroidkv.opening import open_embedder
 from centroidkv.plan_config import PlanConfig
-from centroidkv.refit import suits
+from centroidkv.preparing.refit import suits
 from centroidkv.routing.history import Asked, Seen
 from centroidkv.types import Passage
+from centroidkv.versions.fitting import fit_plan
 
 RESULTS = Path(__file__).parent / "results" / "drift.json"
 PAST, LOGGED, HELD_OUT = 1500, 1000, 1000

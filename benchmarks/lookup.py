@@ -24,7 +24,6 @@ import numpy as np
 from machine import machine
 from many_questions import vectors_around
 
-from centroidkv.choosing import PinChooser
 from centroidkv.config import EngineConfig
 from centroidkv.kv.blocks import BLOCK_TOKENS, block_id, namespace_id
 from centroidkv.kv.disk import DiskBlocks
@@ -37,6 +36,7 @@ from centroidkv.routing.embedder import SentenceBertEmbedder
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.projection import fit_projection
 from centroidkv.routing.router import Router
+from centroidkv.serving.choosing import PinChooser
 from centroidkv.types import Cluster, FloatArray, Passage
 
 SIZES = {"small": 1_000, "large": 100_000}

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from machine import machine
 
-from centroidkv.fitting import fit_plan
 from centroidkv.plan_config import PlanConfig
 from centroidkv.protocols import Embedder
 from centroidkv.routing.admission import distance
@@ -28,6 +27,7 @@ from centroidkv.routing.embedder import SentenceBertEmbedder
 from centroidkv.routing.history import Seen
 from centroidkv.routing.memory_index import MemoryIndex
 from centroidkv.types import FloatArray
+from centroidkv.versions.fitting import fit_plan
 
 PAIR = ("AI 의 정의는 무엇이야?", "인공지능을 설명해 줘")
 # Other ways to ask the pair's question: a log that holds two such questions holds more of them.

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from machine import machine
 
-from centroidkv.fitting import fit_plan
 from centroidkv.plan_config import PlanConfig
 from centroidkv.routing import admission
 from centroidkv.routing.clustering import nearest_centroid
@@ -26,6 +25,7 @@ from centroidkv.routing.embedder import SentenceBertEmbedder
 from centroidkv.routing.history import Seen
 from centroidkv.routing.plan import Plan
 from centroidkv.types import FloatArray
+from centroidkv.versions.fitting import fit_plan
 
 PRIORS = (5.0, 50.0, 1e9)
 QUANTILES = (0.95, 0.97, 0.98, 0.99)

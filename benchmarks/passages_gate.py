@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from centroidkv import gate_trial, passage_computing
+from centroidkv.blend import computing, gate_trial
 from centroidkv.models.free_keys import turned_block
 from centroidkv.models.loading import load_model
 from centroidkv.placement import PlacedPassage
@@ -27,9 +27,9 @@ def gate(data: Path, cache: Path, seed: int, limit: int | None) -> list[dict[str
 
     rows = []
     for share, place in ((0.15, PlacedPassage), (0.0, PlacedPassage), (0.15, misplaced)):
-        vars(passage_computing)["PlacedPassage"] = place
+        vars(computing)["PlacedPassage"] = place
         figures = gate_trial.GateTrial(model, share).run()
         wrong_by = WRONG if place is misplaced else 0
         rows.append({"share": share, "positions_off": wrong_by} | asdict(figures))
-    vars(passage_computing)["PlacedPassage"] = PlacedPassage
+    vars(computing)["PlacedPassage"] = PlacedPassage
     return rows

@@ -13,12 +13,12 @@ from quality_prompts import Asking, Composer, Setting, rendered
 from quality_scores import bootstrap, is_exact, token_f1
 from quality_sets import tatqa
 
+from centroidkv.blend.computing import placed
+from centroidkv.blend.heads import NUM_CONTEXTS, Head, TokenIds, run_up_of
+from centroidkv.blend.spans import PassageLayout, locate
 from centroidkv.config import Sampling
 from centroidkv.models.loading import load_model
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.passage_computing import placed
-from centroidkv.passage_spans import PassageLayout, locate
-from centroidkv.prompt_heads import NUM_CONTEXTS, Head, TokenIds, run_up_of
 from centroidkv.protocols import RunningSequence
 
 SHARE = 0.15

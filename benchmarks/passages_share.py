@@ -8,8 +8,8 @@ from pinned_coverage import FILES, TOP, Case, load
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from centroidkv.blend.spans import locate
 from centroidkv.models.bundled import bundled_folder
-from centroidkv.passage_spans import locate
 from centroidkv.types import Prompt, common_prefix
 
 SYSTEM = "You answer customers of a bank. Use only the context."

@@ -21,7 +21,6 @@ from coverage_recipes import PLAIN_RECIPES, fixed_lists, own_top
 from machine import machine
 from transformers import AutoTokenizer
 
-from centroidkv.fitting import fit_plan
 from centroidkv.models.bundled import bundled_folder
 from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.admission import distance
@@ -32,6 +31,7 @@ from centroidkv.routing.pin_index import PinIndex
 from centroidkv.routing.pin_order import distinct_tokens
 from centroidkv.routing.plan import Plan
 from centroidkv.types import FloatArray, Passage
+from centroidkv.versions.fitting import fit_plan
 
 PAST, UNSEEN, DEPTH, TOP = 3000, 3080, 16, 4
 STORE = 600_000

@@ -22,9 +22,9 @@ import centroidkv
 from centroidkv import Engine, Message
 from centroidkv.knowledge import KnowledgeBase
 from centroidkv.models.loading import load_model
-from centroidkv.outcome import classify, layout
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.routing.embedder import SentenceBertEmbedder
+from centroidkv.serving.outcome import classify, layout
 from centroidkv.types import FloatArray, Outcome, Record
 
 TOP = 4

@@ -25,7 +25,6 @@ import numpy as np
 from machine import machine
 from many_questions import questions, vectors_around
 
-from centroidkv.fitting import fit_plan
 from centroidkv.knowledge import KnowledgeBase
 from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.chroma_index import EmbeddedChroma
@@ -34,6 +33,7 @@ from centroidkv.routing.history import Seen
 from centroidkv.routing.plan import PlanFolder
 from centroidkv.routing.router import Router
 from centroidkv.types import FloatArray, Passage
+from centroidkv.versions.fitting import fit_plan
 
 TEXTS = 100_000
 PIECE = 10_000

@@ -26,13 +26,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from transformers.utils import logging as transformers_logging
 
 from centroidkv import Engine, Passage
-from centroidkv.drafts import DraftStore
 from centroidkv.kv.tiers import TieredBlocks
-from centroidkv.learning import Learner
 from centroidkv.models.steps import Steps
-from centroidkv.retrieving import Retrieving
 from centroidkv.routing import router as routing
 from centroidkv.routing.projection import Projection
+from centroidkv.serving.drafts import DraftStore
+from centroidkv.serving.learning import Learner
+from centroidkv.serving.retrieving import Retrieving
 
 TOKENS = 32
 TRACED_TOKENS = 4

@@ -30,8 +30,8 @@ from centroidkv.kv.bandwidth import Meter
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.kv.codec import LEVELS, BlockCoder
 from centroidkv.models.loading import load_model
-from centroidkv.prefill_speed import PrefillSpeed
-from centroidkv.streaming import Outlook, Source, StreamingPolicy
+from centroidkv.serving.prefill_speed import PrefillSpeed
+from centroidkv.serving.streaming import Outlook, Source, StreamingPolicy
 from centroidkv.types import FloatArray, Usage
 
 GBITS = (0.1, 1.0, 10.0)

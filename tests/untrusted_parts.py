@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from centroidkv.chat_logs import read_chat_log
 from centroidkv.errors import CacheError, ConfigError
 from centroidkv.knowledge import read_domain_settings, read_passages, read_questions
 from centroidkv.kv.blocks import block_id, chain, namespace_id
 from centroidkv.kv.codec import LEVELS, BlockCoder, block_bytes, parse_block
 from centroidkv.kv.disk import DiskBlocks
+from centroidkv.preparing.chat_logs import read_chat_log
 from centroidkv.routing.labelled_pairs import read_pairs
 from centroidkv.routing.plan import Plan, load_plan, save_plan
 from centroidkv.routing.projection import Projection

@@ -18,11 +18,11 @@ from langchain_core.outputs import Generation
 
 from centroidkv import Engine
 from centroidkv.config import EngineConfig
-from centroidkv.fitting import fit_plan
 from centroidkv.kv.blocks import chain
 from centroidkv.langchain import CentroidKVAnswerCache
 from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.history import Seen
+from centroidkv.versions.fitting import fit_plan
 from experiments.corpora import Corpus, KnownVectors, Split, split
 from experiments.hits import hits
 from experiments.sweeps import NUM_PAST, PAPER, fitted, lookup_ms

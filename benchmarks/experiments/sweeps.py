@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from centroidkv.fitting import fit_plan
 from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.history import Seen
 from centroidkv.routing.plan import Plan
 from centroidkv.store import Store
+from centroidkv.versions.fitting import fit_plan
 from experiments.corpora import Corpus, Split, split
 from experiments.hits import hits
 

@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from centroidkv.answering import Answering
 from centroidkv.errors import ConfigError
+from centroidkv.preparing.warm import Invoke, WarmReport
 from centroidkv.protocols import Progress
-from centroidkv.representative import Representatives, StandIn
-from centroidkv.request import Request, Run
 from centroidkv.routing.plan import Plan
+from centroidkv.serving.answering import Answering
+from centroidkv.serving.representative import Representatives, StandIn
+from centroidkv.serving.request import Request, Run
 from centroidkv.types import Chunk, Completion, Prompt, Reason, Route, Usage
-from centroidkv.warm import Invoke, WarmReport
 
 _REASONS: dict[str, Reason] = {
     "answer": "representative_answer",

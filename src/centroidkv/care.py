@@ -7,19 +7,19 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any
 
-from centroidkv.codec_report import CodecReport
 from centroidkv.errors import ConfigError
-from centroidkv.learning import Learner
-from centroidkv.level_trial import measure_levels
 from centroidkv.maintenance import CheckReport, StoreStats, check_store, store_stats
-from centroidkv.pinning import Pins
-from centroidkv.privacy import Privacy
-from centroidkv.privacy_report import Export, ForgetReport
-from centroidkv.privacy_wanted import Wanted, seconds
+from centroidkv.precision.codec_report import CodecReport
+from centroidkv.precision.level_trial import measure_levels
+from centroidkv.privacy.forgetting import Privacy
+from centroidkv.privacy.report import Export, ForgetReport
+from centroidkv.privacy.wanted import Wanted, seconds
 from centroidkv.protocols import CausalModel
 from centroidkv.routing.router import Router
+from centroidkv.serving.learning import Learner
 from centroidkv.store import Store
 from centroidkv.tenant_view import own_check, own_stats
+from centroidkv.versions.pinning import Pins
 
 __all__ = ["Care"]
 

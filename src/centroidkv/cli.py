@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from centroidkv import __version__, cli_precision, cli_privacy, cli_versions
-from centroidkv.chat_logs import read_chat_log
 from centroidkv.cli_privacy import variable
 from centroidkv.cli_versions import Console, measured
-from centroidkv.closing import Terminated, interrupted_by_sigterm
 from centroidkv.config import EngineConfig
 from centroidkv.engine import DEFAULT_EMBEDDER, DEFAULT_MODEL, Engine
 from centroidkv.errors import CentroidKVError, ConfigError
@@ -26,6 +24,8 @@ from centroidkv.knowledge import (
     read_questions,
 )
 from centroidkv.maintenance import check_store, store_stats
+from centroidkv.preparing.chat_logs import read_chat_log
+from centroidkv.serving.closing import Terminated, interrupted_by_sigterm
 from centroidkv.store import Store
 from centroidkv.types import Message, Passage
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from centroidkv.cli_versions import Console
-from centroidkv.codec_report import MOST_KL, CodecReport
 from centroidkv.errors import ConfigError
-from centroidkv.estimate import GB, Estimate, LevelEstimate, estimate_model
 from centroidkv.files import read_text
+from centroidkv.precision.codec_report import MOST_KL, CodecReport
+from centroidkv.preparing.estimate import GB, Estimate, LevelEstimate, estimate_model
 from centroidkv.settings import require
 
 EXAMPLES = """  centroidkv codec-report --store ./kv-store

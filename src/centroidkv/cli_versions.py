@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 from centroidkv.config import EngineConfig
 from centroidkv.engine import Engine
-from centroidkv.figures import Figures
 from centroidkv.knowledge import KnowledgeBase, read_passages
-from centroidkv.refit import RefitReport
-from centroidkv.refreshing import RefreshReport
+from centroidkv.preparing.refit import RefitReport
+from centroidkv.preparing.refreshing import RefreshReport
 from centroidkv.store import Store
-from centroidkv.version_list import PlanVersion, plan_namespace_of
-from centroidkv.versions import Versions
+from centroidkv.versions.figures import Figures
+from centroidkv.versions.in_force import Versions
+from centroidkv.versions.listing import PlanVersion, plan_namespace_of
 
 EXAMPLES = """  centroidkv refit --store ./kv-store --share 0.1
   centroidkv refresh --passages bank.jsonl --store ./kv-store

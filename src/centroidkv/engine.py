@@ -10,40 +10,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-from centroidkv.answers import AnswerStore
-from centroidkv.build import Builder, BuildReport
-from centroidkv.calibrating import Pairs
+from centroidkv.blend.prefill import PassageReport
 from centroidkv.care import Care
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError, StoreError
-from centroidkv.gathering import gather
 from centroidkv.kv.blocks import namespace_id
-from centroidkv.learning import Learner
 from centroidkv.opening import as_messages, open_embedder, open_model
-from centroidkv.passage_prefill import PassageReport
 from centroidkv.plan_config import PlanConfig
 from centroidkv.policies import Policies
-from centroidkv.privacy_opening import open_expiry, open_privacy
+from centroidkv.preparing.build import Builder, BuildReport
+from centroidkv.preparing.calibrating import Pairs
+from centroidkv.preparing.gathering import gather
+from centroidkv.preparing.refit import RefitReport
+from centroidkv.preparing.refreshing import RefreshReport
+from centroidkv.preparing.upkeep import Upkeep
+from centroidkv.preparing.warm import Warmer, WarmReport
+from centroidkv.privacy.opening import open_expiry, open_privacy
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.redaction import Redact
-from centroidkv.refit import RefitReport
-from centroidkv.refreshing import RefreshReport
-from centroidkv.request import Request, RequestOptions
 from centroidkv.retrieval import as_invoke
-from centroidkv.retrieving import Retrieving
 from centroidkv.routing.calibration import Calibration
 from centroidkv.routing.domains import DomainSettings
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.risk import Bound
 from centroidkv.routing.router import Router
+from centroidkv.serving.answers import AnswerStore
+from centroidkv.serving.learning import Learner
+from centroidkv.serving.request import Request, RequestOptions
+from centroidkv.serving.retrieving import Retrieving
+from centroidkv.serving.warming import current_warming
 from centroidkv.store import Store
 from centroidkv.tenants import Tenants
 from centroidkv.types import Chunk, Completion, Message, Passage, Route
-from centroidkv.upkeep import Upkeep
-from centroidkv.versions import Versions
-from centroidkv.warm import Warmer, WarmReport
-from centroidkv.warming import current_warming
+from centroidkv.versions.in_force import Versions
 
 __all__ = ["Engine"]
 

@@ -7,25 +7,25 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from centroidkv.answers import AnswerStore
 from centroidkv.bounds import MOST_TEXT_BYTES
-from centroidkv.codec_report import CodecReport, read_reports
 from centroidkv.errors import CacheError
-from centroidkv.figures import Figures, read_figures
 from centroidkv.files import set_aside
-from centroidkv.health import Health, health_of
 from centroidkv.knowledge import FILE
 from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow
-from centroidkv.pinning import PinnedCluster, pinned_clusters
+from centroidkv.observers.health import Health, health_of
+from centroidkv.precision.codec_report import CodecReport, read_reports
 from centroidkv.remote_report import RemoteStats, remote_stats
 from centroidkv.routing.history import History
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.pointer import read_pointer
 from centroidkv.routing.router import Router
+from centroidkv.serving.answers import AnswerStore
 from centroidkv.store import Store
+from centroidkv.versions.figures import Figures, read_figures
+from centroidkv.versions.pinning import PinnedCluster, pinned_clusters
 
 _log = logging.getLogger("centroidkv")
 

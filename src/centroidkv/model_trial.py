@@ -9,15 +9,15 @@ from typing import Any, Self, Unpack
 
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
-from centroidkv.figures import Figures, read_figures
 from centroidkv.opening import as_messages, open_model
 from centroidkv.protocols import CausalModel
-from centroidkv.question import question_from
-from centroidkv.request import RequestOptions, user_text_of
 from centroidkv.routing.share import is_in_share
+from centroidkv.serving.question import question_from
+from centroidkv.serving.request import RequestOptions, user_text_of
+from centroidkv.serving.warming import current_warming
 from centroidkv.types import Chunk, Message, Passage, Route
-from centroidkv.versions import require_share
-from centroidkv.warming import current_warming
+from centroidkv.versions.figures import Figures, read_figures
+from centroidkv.versions.in_force import require_share
 
 __all__ = ["ModelTrial"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
-from centroidkv.precision import named_precision
+from centroidkv.precision.levels import named_precision
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.types import Message, valid_text
 

@@ -5,18 +5,18 @@ Owns which flow serves which policy, and what the flows share.
 
 from collections.abc import Iterator
 
-from centroidkv.answering import Answering
 from centroidkv.approximation import ApproximateAnswering
-from centroidkv.blending import BlendAnswering
-from centroidkv.calibrating import Pairs, calibrate, calibration_of
-from centroidkv.learning import Learner
+from centroidkv.blend.answering import BlendAnswering
+from centroidkv.preparing.calibrating import Pairs, calibrate, calibration_of
 from centroidkv.protocols import CausalModel
-from centroidkv.representative import Representatives
-from centroidkv.request import Request
 from centroidkv.routing.records import RecordRing
 from centroidkv.routing.risk import Bound
+from centroidkv.serving.answering import Answering
+from centroidkv.serving.learning import Learner
+from centroidkv.serving.representative import Representatives
+from centroidkv.serving.request import Request
+from centroidkv.serving.watching import watched
 from centroidkv.types import Chunk
-from centroidkv.watching import watched
 
 __all__ = ["Policies"]
 

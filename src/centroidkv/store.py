@@ -32,32 +32,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from centroidkv.answers import AnswerStore
 from centroidkv.centroids import Centroids, EmbeddedCentroids, ScannedCentroids, ServedCentroids
 from centroidkv.config import EngineConfig
-from centroidkv.drafts import DraftStore
 from centroidkv.errors import StoreError, StoreNotFound
-from centroidkv.health import StoreParts
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.memory import MemoryBlocks
 from centroidkv.kv.remote import RemoteBlocks
 from centroidkv.kv.remote_opening import open_remote
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.kv.write_behind import WriteBehind
-from centroidkv.observers import Observers, open_observers
+from centroidkv.observers.fan_out import Observers, open_observers
+from centroidkv.observers.health import StoreParts
 from centroidkv.observing import NO_OBSERVER, Observer
-from centroidkv.precision import Precision
-from centroidkv.prefetching import Prefetcher
-from centroidkv.prefill_speed import PrefillSpeed
+from centroidkv.precision.levels import Precision
 from centroidkv.protocols import CentroidIndex
-from centroidkv.queueing import RequestQueue
 from centroidkv.remote_settings import RemoteSettings
 from centroidkv.routing.history import History, open_history
 from centroidkv.routing.plan import Plan, PlanFolder
 from centroidkv.sealing import derived_key
-from centroidkv.single_flight import SingleFlight
+from centroidkv.serving.answers import AnswerStore
+from centroidkv.serving.drafts import DraftStore
+from centroidkv.serving.prefetching import Prefetcher
+from centroidkv.serving.prefill_speed import PrefillSpeed
+from centroidkv.serving.queueing import RequestQueue
+from centroidkv.serving.single_flight import SingleFlight
+from centroidkv.serving.streaming import StreamingPolicy
 from centroidkv.store_marker import MARKER, create_store, open_vault
-from centroidkv.streaming import StreamingPolicy
 
 _log = logging.getLogger("centroidkv")
 

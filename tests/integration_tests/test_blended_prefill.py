@@ -5,12 +5,12 @@ import json
 import bank
 import torch
 
+from centroidkv.blend.computing import computed
+from centroidkv.blend.heads import Head
+from centroidkv.blend.passages import joined
 from centroidkv.models.blend_choice import Recipe
 from centroidkv.models.free_keys import PlacedPassage
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.passage_computing import computed
-from centroidkv.passage_store import joined
-from centroidkv.prompt_heads import Head
 
 HEAD = "You answer questions about a bank from the context.\n\nContext:\n\n"
 END = "Question: What does it cost to get a new card?\nAnswer:"

@@ -4,8 +4,8 @@ import pytest
 
 from centroidkv.config import EngineConfig
 from centroidkv.opening import open_embedder
+from centroidkv.preparing.sifting import sift, why_dropped
 from centroidkv.protocols import Embedder
-from centroidkv.sifting import sift, why_dropped
 
 ASKS = [
     "hey there, somebody stole my wallet and my debit card was in it",

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centroidkv.fitting import fit_plan
 from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.embedder import SentenceBertEmbedder
 from centroidkv.routing.history import Seen
+from centroidkv.versions.fitting import fit_plan
 
 DATA = Path(__file__).parents[3] / "shared/data/clinc150"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from centroidkv import close_on_signals
-from centroidkv.closing import Terminated, interrupted_by_sigterm
 from centroidkv.errors import ConfigError, EngineClosing
 from centroidkv.maintenance import check_store
+from centroidkv.serving.closing import Terminated, interrupted_by_sigterm
 from centroidkv.store import Store
 
 TESTS = Path(__file__).parents[1]

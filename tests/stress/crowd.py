@@ -25,7 +25,7 @@ from chroma_process import ChromaProcess
 from told import broken, told
 
 from centroidkv.kv.blocks import BLOCK_TOKENS, chain
-from centroidkv.sharing import LEAST_TOKENS
+from centroidkv.serving.sharing import LEAST_TOKENS
 
 # Some six of the twelve families' prefixes.
 BUDGET_BYTES = 2_000_000

@@ -5,8 +5,8 @@ from typing import Any
 
 from stress_parts import NEW_QUESTIONS, open_engine
 
-from centroidkv.answers import Answer
 from centroidkv.fingerprint import fingerprint
+from centroidkv.serving.answers import Answer
 from centroidkv.types import Passage
 from word_bank import QUESTIONS, ask, search
 

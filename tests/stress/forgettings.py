@@ -25,7 +25,7 @@ from told import told
 
 from centroidkv import Engine
 from centroidkv.models.loading import wrap_model
-from centroidkv.privacy_wanted import Wanted
+from centroidkv.privacy.wanted import Wanted
 from centroidkv.types import Message
 from small_parts import HashEmbedder, make_llama, make_tokenizer
 from word_bank import ask, build_and_warm

@@ -28,7 +28,7 @@ from stress_parts import NEW_QUESTIONS, SEALED, answers_differ, open_engine
 from told import told
 
 from centroidkv import Engine
-from centroidkv.answers import Answer
+from centroidkv.serving.answers import Answer
 from word_bank import QUESTIONS, ask, search
 
 SMALL = 400_000  # bytes: some fifth of what the acts would store

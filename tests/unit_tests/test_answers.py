@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centroidkv.answers import Answer, AnswerStore
 from centroidkv.errors import ConfigError, StoreError
+from centroidkv.serving.answers import Answer, AnswerStore
 
 VECTOR = np.ones(4, np.float32)
 

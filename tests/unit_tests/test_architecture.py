@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import centroidkv
@@ -83,6 +84,17 @@ def test_there_are_no_import_cycles() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+def test_rooms_have_no_cycles() -> None:
+    """A room that imports another is not imported by it, not even by way of a third."""
+    rooms = {p.parent.name for p in SRC.glob("*/__init__.py")}
+    graph: dict[str, set[str]] = {name: set() for name in rooms}
+    for path in FILES:
+        own = module(path).split(".", maxsplit=1)[0]
+        if own in rooms:
+            graph[own] |= {i.split(".", maxsplit=1)[0] for i in imports(path)} & rooms - {own}
+    assert set(TopologicalSorter(graph).static_order()) == rooms
 
 
 def test_files_and_functions_stay_small() -> None:

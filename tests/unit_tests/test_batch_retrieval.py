@@ -9,9 +9,9 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from centroidkv.batch_retrieval import PROBES, retrieve_many
 from centroidkv.errors import ConfigError
 from centroidkv.knowledge import KnowledgeBase
+from centroidkv.preparing.batch_retrieval import PROBES, retrieve_many
 from centroidkv.types import Passage
 from small_parts import HashEmbedder
 

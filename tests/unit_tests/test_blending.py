@@ -22,17 +22,18 @@ from blend_parts import (
     plain,
     rendered,
 )
-from centroidkv import Engine, Message, Passage, gate_prompts, prompt_heads
-from centroidkv.blend_gate import BlendGate
+from centroidkv import Engine, Message, Passage
+from centroidkv.blend import gate_prompts
+from centroidkv.blend.gate import BlendGate
+from centroidkv.blend.gate_trial import GateFigures, GateTrial
+from centroidkv.blend.heads import MOST_HEADS, Head
+from centroidkv.blend.learning import MOST_LEADING, Shown
+from centroidkv.blend.spans import Unit, locate
 from centroidkv.errors import BlendRefused, ConfigError, ContextTooLong
-from centroidkv.gate_trial import GateFigures, GateTrial
 from centroidkv.models.blend import Blender
 from centroidkv.models.loading import wrap_model
 from centroidkv.models.packed import NotPackable
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.passage_learning import MOST_LEADING, Shown
-from centroidkv.passage_spans import Unit, locate
-from centroidkv.prompt_heads import Head
 from small_parts import HashEmbedder, make_tokenizer
 from word_bank import PASSAGES
 
@@ -493,7 +494,7 @@ def test_what_is_behind_a_head_that_made_way_goes_with_anything(blending) -> Non
     learn(engine, CARD, WIRE, LOAN)
     blend = engine._policies.blend
     (head,) = (h for h in blend.heads.known() if h.run_up)
-    for number in range(prompt_heads.MOST_HEADS):
+    for number in range(MOST_HEADS):
         blend.heads.add([200 + number] * 9)
     root = blend.passages.root(head)
     assert _rows(engine, root)

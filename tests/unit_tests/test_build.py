@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centroidkv.errors import ConfigError
-from centroidkv.fitting import fit_plan
-from centroidkv.gathering import clean_questions
 from centroidkv.plan_config import PlanConfig
+from centroidkv.preparing.gathering import clean_questions
 from centroidkv.routing.history import Seen
 from centroidkv.routing.plan import Plan
 from centroidkv.types import Passage
+from centroidkv.versions.fitting import fit_plan
 from small_parts import HashEmbedder
 
 TOPICS = ["lost card app", "wire abroad cost", "loan repay early", "open account online"]

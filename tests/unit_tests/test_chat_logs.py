@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from centroidkv.chat_logs import read_chat_log
 from centroidkv.errors import ConfigError
+from centroidkv.preparing.chat_logs import read_chat_log
 
 
 def written(folder: Path, name: str, text: str | bytes) -> Path:

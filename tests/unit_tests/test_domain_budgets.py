@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from centroidkv import Engine
-from centroidkv.domain_budgets import DomainBudgets
 from centroidkv.routing.plan import Plan
+from centroidkv.versions.domain_budgets import DomainBudgets
 from word_bank import DOMAINS, QUESTIONS, ask, search
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from centroidkv import Engine
-from centroidkv.drafts import ANSWERS_PER_CLUSTER, DraftStore
 from centroidkv.kv.blocks import pack
 from centroidkv.models.drafting import Kind, Pace
 from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.serving.drafts import ANSWERS_PER_CLUSTER, DraftStore
 from centroidkv.types import Drafts
 from word_bank import ask, build_and_warm
 

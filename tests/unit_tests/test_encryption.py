@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from centroidkv import Engine
-from centroidkv.answers import Answer
 from centroidkv.config import EngineConfig
 from centroidkv.errors import (
     CacheCorrupt,
@@ -23,13 +22,14 @@ from centroidkv.errors import (
     StoreError,
     StoreNotFound,
 )
-from centroidkv.forget_log import ForgetLog
 from centroidkv.knowledge import KnowledgeBase
 from centroidkv.kv.blocks import block_id, namespace_id, pack
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow, Manifest
 from centroidkv.maintenance import check_store
-from centroidkv.privacy_wanted import Wanted
+from centroidkv.privacy.forget_log import ForgetLog
+from centroidkv.privacy.wanted import Wanted
+from centroidkv.serving.answers import Answer
 from centroidkv.store import Store
 from centroidkv.store_marker import change_key, create_store, open_vault
 from centroidkv.types import Passage

@@ -12,12 +12,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from centroidkv.codec_report import CodecReport, LevelFigures
 from centroidkv.errors import ConfigError, ModelNotFound
-from centroidkv.estimate import estimate, estimate_model, measured_prefill, report_on
 from centroidkv.models.kv_size import KVSize, kv_size
 from centroidkv.models.loading import wrap_model
 from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.precision.codec_report import CodecReport, LevelFigures
+from centroidkv.preparing.estimate import estimate, estimate_model, measured_prefill, report_on
 from small_parts import make_llama
 
 SIZE = KVSize(num_numbers=1000, num_bytes=4000, dtype="float32")

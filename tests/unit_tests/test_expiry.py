@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from centroidkv import Engine
-from centroidkv.answers import Answer
 from centroidkv.errors import ConfigError, StoreError
+from centroidkv.serving.answers import Answer
 from word_bank import QUESTIONS, ask, build_and_warm
 
 ASKED = "did Zebulon Quibble of 12 Nowhere Lane win at the races"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from centroidkv.figures import FigureFile, read_figures
 from centroidkv.types import Outcome, Usage
+from centroidkv.versions.figures import FigureFile, read_figures
 
 
 def usage(plan: str | None = "p-1", outcome: Outcome = "hit", ttft_s: float = 0.2) -> Usage:

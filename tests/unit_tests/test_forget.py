@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from centroidkv import Engine, Passage
-from centroidkv.answers import Answer
 from centroidkv.errors import ConfigError, StoreError
 from centroidkv.models.loading import wrap_model
+from centroidkv.serving.answers import Answer
 from centroidkv.types import Message
 from small_parts import HashEmbedder, make_llama
 from word_bank import PASSAGES, QUESTIONS, ask, build_and_warm, search

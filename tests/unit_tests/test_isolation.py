@@ -8,8 +8,8 @@ import pytest
 from langchain_core.outputs import Generation
 
 from centroidkv import Engine
+from centroidkv.blend.heads import Head
 from centroidkv.langchain import CentroidKVAnswerCache
-from centroidkv.prompt_heads import Head
 from centroidkv.types import Message
 from word_bank import PASSAGES, QUESTIONS, ask, build_and_warm
 

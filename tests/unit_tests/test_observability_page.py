@@ -7,9 +7,9 @@ from pathlib import Path
 
 from centroidkv import Engine
 from centroidkv.errors import ContextTooLong
-from centroidkv.health import Health
-from centroidkv.request_log import FIELDS
-from centroidkv.tracing import ATTRIBUTES, SPANS
+from centroidkv.observers.health import Health
+from centroidkv.observers.request_log import FIELDS
+from centroidkv.observers.tracing import ATTRIBUTES, SPANS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "observability.md").read_text("utf-8")
 

@@ -22,9 +22,9 @@ from centroidkv.errors import (
     MissingExtra,
     QueueFull,
 )
+from centroidkv.observers.request_log import FIELDS
+from centroidkv.observers.tracing import ATTRIBUTES, SPANS
 from centroidkv.observing import NO_OBSERVER, RequestSeen, RouteSeen
-from centroidkv.request_log import FIELDS
-from centroidkv.tracing import ATTRIBUTES, SPANS
 
 Opening = Callable[..., Engine]
 TEXTS = {

@@ -5,7 +5,7 @@ import pytest
 
 from centroidkv import Engine
 from centroidkv.kv.blocks import BLOCK_TOKENS
-from centroidkv.outcome import Layout, classify, layout
+from centroidkv.serving.outcome import Layout, classify, layout
 from centroidkv.types import Passage, Prompt, Record, Route
 
 

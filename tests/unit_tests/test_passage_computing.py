@@ -5,11 +5,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from blend_parts import blending_model
+from centroidkv.blend.computing import computed
+from centroidkv.blend.heads import NUM_CONTEXTS, Head
+from centroidkv.blend.passages import joined
 from centroidkv.models.free_keys import free_block
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.passage_computing import computed
-from centroidkv.passage_store import joined
-from centroidkv.prompt_heads import NUM_CONTEXTS, Head
 from centroidkv.types import KVBlock
 
 HEAD = tuple(range(30, 50))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centroidkv.passage_spans import LEAST_TOKENS, locate
-from centroidkv.prompt_heads import NUM_CONTEXTS, RUN_UP_TOKENS, Head, PromptHeads, run_up_of
+from centroidkv.blend.heads import NUM_CONTEXTS, RUN_UP_TOKENS, Head, PromptHeads, run_up_of
+from centroidkv.blend.spans import LEAST_TOKENS, locate
 from centroidkv.types import Prompt
 
 WORDS = st.text(alphabet="abc ", min_size=20, max_size=60).filter(str.strip)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from centroidkv import Engine
-from centroidkv.codec_report import FOLDER, read_report, read_reports, save_report
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError
 from centroidkv.kv.codec import CODING, LEVELS
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.precision import named_precision
+from centroidkv.precision.codec_report import FOLDER, read_report, read_reports, save_report
+from centroidkv.precision.levels import named_precision
 from small_parts import HashEmbedder
 
 Opening = Callable[..., Engine]

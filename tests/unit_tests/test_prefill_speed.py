@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from centroidkv.prefill_speed import PrefillSpeed
+from centroidkv.serving.prefill_speed import PrefillSpeed
 
 
 def cost(num_tokens: int, behind: int) -> float:

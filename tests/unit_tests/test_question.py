@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centroidkv.question import MOST, end_of, question_from
+from centroidkv.serving.question import MOST, end_of, question_from
 
 CONTEXT = "Cards are blocked in the app.\n\nLoans are repaid early."
 

@@ -9,7 +9,7 @@ import pytest
 
 from centroidkv import Engine
 from centroidkv.errors import GenerationTimeout, QueueFull
-from centroidkv.queueing import IDLE_S, RequestQueue
+from centroidkv.serving.queueing import IDLE_S, RequestQueue
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -10,7 +10,7 @@ from test_forget import tokens_of, traces
 from centroidkv import Engine
 from centroidkv.errors import ConfigError
 from centroidkv.langchain import CentroidKVAnswerCache
-from centroidkv.redacting import Redactor
+from centroidkv.serving.redacting import Redactor
 from centroidkv.types import Message, Prompt
 from word_bank import PASSAGES, QUESTIONS, ask, build_and_warm
 

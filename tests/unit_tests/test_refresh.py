@@ -7,7 +7,7 @@ import pytest
 
 from centroidkv import Engine, Passage
 from centroidkv.errors import ConfigError
-from centroidkv.refreshing import successors_of
+from centroidkv.preparing.refreshing import successors_of
 from word_bank import PASSAGES, QUESTIONS
 
 CARD, WIRE, LOAN = (Passage.of(text, {"id": name}) for name, text in PASSAGES.items())

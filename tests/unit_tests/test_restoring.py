@@ -12,7 +12,7 @@ from centroidkv.decoding import Sampling
 from centroidkv.kv.bandwidth import Meter
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.request import Request
+from centroidkv.serving.request import Request
 from centroidkv.types import KVBlock, Usage
 
 PROMPT = "".join(

@@ -7,7 +7,7 @@ import pytest
 
 from centroidkv import Engine
 from centroidkv.errors import ConfigError
-from centroidkv.sifting import sift, why_dropped
+from centroidkv.preparing.sifting import sift, why_dropped
 from centroidkv.types import FloatArray
 from small_parts import HashEmbedder
 from word_bank import DOMAINS, QUESTIONS, search

@@ -12,7 +12,7 @@ import pytest
 from centroidkv import Completion, Engine
 from centroidkv.kv.blocks import block_id
 from centroidkv.models.loading import wrap_model
-from centroidkv.single_flight import NUM_NAMES, SingleFlight
+from centroidkv.serving.single_flight import NUM_NAMES, SingleFlight
 from small_parts import HashEmbedder, make_llama, make_tokenizer
 
 PREFIX_TOKENS = 640

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centroidkv.kv.bandwidth import Meter, Tier
-from centroidkv.prefill_speed import PrefillSpeed
-from centroidkv.simulation import Machine, Replay, Trace, simulate
-from centroidkv.streaming import Outlook, Source, StreamingPolicy
+from centroidkv.serving.prefill_speed import PrefillSpeed
+from centroidkv.serving.simulation import Machine, Replay, Trace, simulate
+from centroidkv.serving.streaming import Outlook, Source, StreamingPolicy
 
 # SmolLM2-135M: 64 tokens of 23,040 bytes in bfloat16; levels as multiples smaller.
 BLOCK_BYTES = 64 * 23_040

@@ -12,10 +12,10 @@ import pytest
 
 from centroidkv import Engine, Passage
 from centroidkv import vault as vault_module
-from centroidkv.answers import AnswerStore
 from centroidkv.kv.manifest import Manifest
 from centroidkv.routing import pointer as pointer_module
 from centroidkv.routing.history import History
+from centroidkv.serving.answers import AnswerStore
 from word_bank import PASSAGES, QUESTIONS, Built, ask, search
 
 WRITES = [

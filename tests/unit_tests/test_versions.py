@@ -10,9 +10,9 @@ from centroidkv import Engine
 from centroidkv.errors import ConfigError, StoreError
 from centroidkv.routing.share import is_in_share
 from centroidkv.store import Store
-from centroidkv.version_files import VersionFiles
-from centroidkv.version_list import plan_namespace_of
-from centroidkv.versions import Versions
+from centroidkv.versions.files import VersionFiles
+from centroidkv.versions.in_force import Versions
+from centroidkv.versions.listing import plan_namespace_of
 from word_bank import QUESTIONS, Built, ask, build_and_warm, search
 
 NEW = ["please block my lost card", "does a wire to another country cost much", "repay a loan"]
@@ -291,7 +291,7 @@ def test_a_lock_that_another_process_holds_is_waited_for_and_named(
 ) -> None:
     store = Store.open(engine.store.path, create=False)
     other = VersionFiles(store, engine.versions.namespace)
-    monkeypatch.setattr("centroidkv.version_files.LOCK_S", 0.2)
+    monkeypatch.setattr("centroidkv.versions.files.LOCK_S", 0.2)
     with other.writing(), pytest.raises(StoreError, match="another process is writing"):
         engine.versions.use(1)
     engine.versions.use(1)

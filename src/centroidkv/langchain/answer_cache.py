@@ -15,11 +15,11 @@ from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.messages import message_to_dict, messages_from_dict
 from langchain_core.outputs import ChatGeneration, Generation
 
-from centroidkv.answers import Answer
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError, NotCalibrated, StoreError
 from centroidkv.fingerprint import fingerprint
-from centroidkv.question import question_from
+from centroidkv.serving.answers import Answer
+from centroidkv.serving.question import question_from
 from centroidkv.types import FloatArray, valid_text
 
 _log = logging.getLogger("centroidkv")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from centroidkv.config import Sampling, SamplingOptions
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
-from centroidkv.request import require_served
+from centroidkv.serving.request import require_served
 from centroidkv.types import Chunk, Completion, Message, Reuse
 
 QUESTION_KEY = "centroidkv_question"

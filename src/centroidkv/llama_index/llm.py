@@ -26,7 +26,7 @@ from centroidkv.config import Sampling, SamplingOptions
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
 from centroidkv.iteration import iterate
-from centroidkv.request import require_served
+from centroidkv.serving.request import require_served
 from centroidkv.types import Chunk, Completion, Message, Reuse
 
 _SETTINGS = {"max_tokens", "temperature", "top_p", "seed", "stop", "timeout", "reuse"}

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from centroidkv.errors import ConfigError
-from centroidkv.fitting import fit_plan
 from centroidkv.plan_config import PlanConfig
 from centroidkv.routing.chroma_index import EmbeddedChroma
 from centroidkv.routing.domains import complete_domains, domain_configs
@@ -17,6 +16,7 @@ from centroidkv.routing.history import Seen
 from centroidkv.routing.memory_index import MemoryIndex
 from centroidkv.routing.plan import Plan, load_plan, save_plan
 from centroidkv.types import Passage
+from centroidkv.versions.fitting import fit_plan
 from small_parts import HashEmbedder
 
 WORDS = {

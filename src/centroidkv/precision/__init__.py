@@ -1,0 +1,1 @@
+"""How exactly KV is kept: levels, what they cost one model, and which one is approved."""

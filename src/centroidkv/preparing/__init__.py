@@ -1,0 +1,1 @@
+"""The offline half: questions become plans, plans are kept up, prefixes are warmed."""

@@ -1,0 +1,137 @@
+"""Which places one engine's tenant has things in, and whose namespaces are whose."""
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+from centroidkv.kv.holdings import Holdings, note_owner, owner_of
+from centroidkv.policies import Policies
+from centroidkv.privacy.blocks import BlocksPlace
+from centroidkv.privacy.expiry import Aged, Expiry
+from centroidkv.privacy.files import FiguresPlace, PassageFilePlace, QuarantinePlace
+from centroidkv.privacy.forget_log import ForgetLog
+from centroidkv.privacy.forgetting import Privacy
+from centroidkv.privacy.heads import HeadsPlace
+from centroidkv.privacy.places import (
+    AnswersPlace,
+    ArenasPlace,
+    DraftsPlace,
+    HistoryPlace,
+    RecordsPlace,
+)
+from centroidkv.privacy.plans import PlansPlace
+from centroidkv.privacy.report import Place
+from centroidkv.protocols import CausalModel
+from centroidkv.routing.history import History
+from centroidkv.routing.records import RecordRing
+from centroidkv.routing.router import Router
+from centroidkv.serving.learning import Learner
+from centroidkv.store import Store
+from centroidkv.versions.in_force import Versions
+
+_log = logging.getLogger("centroidkv")
+
+__all__ = ["open_expiry", "open_privacy"]
+
+
+def open_privacy(
+    learner: Learner, model: CausalModel, records: RecordRing, policies: Policies
+) -> Privacy:
+    """Put the places of one engine together, in the order in which they are emptied.
+
+    What leads to the rest goes first: a request that comes meanwhile finds less and less.
+    """
+    store = learner.store
+    holdings = Holdings.of_tenant(store.blocks, store.config.tenant_key)
+    blend = policies.blend
+    others = partial(_other_heads, learner, holdings)
+    places: list[Place] = [
+        RecordsPlace(records),
+        ArenasPlace(model, policies.exact.residence),
+        HeadsPlace(blend.heads, blend.passages, model, holdings, others),
+        PlansPlace(store, learner.versions, learner.router),
+    ]
+    if not store.read_only:
+        _note(learner, model, owner_of(store.config.tenant_key))
+        places += _of_other_embedders(learner, holdings)
+        places += _kept_in_files(learner, model, holdings)
+    places.append(BlocksPlace(holdings, model))
+
+    def flush() -> None:
+        policies.flush()
+        store.writer.flush()
+
+    return Privacy(store.config.tenant, places, ForgetLog(store.path, store.vault), flush)
+
+
+def open_expiry(privacy: Privacy, learner: Learner) -> Expiry:
+    """Return what keeps a tenant's `ttl_s`; of a read-only store nothing expires."""
+    store = learner.store
+    ttl_s = None if store.read_only else store.config.ttl_s
+    holdings = Holdings.of_tenant(store.blocks, store.config.tenant_key)
+    return Expiry(privacy, ttl_s, lambda: _aged(learner, holdings))
+
+
+def _aged(learner: Learner, holdings: Holdings) -> Iterator[Aged]:
+    yield holdings
+    if learner.history is not None:
+        yield learner.history
+    store = learner.store
+    if (store.path / "answers.sqlite").exists():
+        with contextlib.closing(store.open_answers(learner.versions.namespace)) as answers:
+            yield answers
+    if (store.path / "drafts.sqlite").exists():
+        with contextlib.closing(store.open_drafts("")) as drafts:
+            yield drafts
+
+
+def _kept_in_files(learner: Learner, model: CausalModel, holdings: Holdings) -> list[Place]:
+    store, folder = learner.store, learner.store.path
+    places: list[Place] = []
+    history = learner.history
+    if history is not None:
+        places.append(HistoryPlace(lambda: contextlib.nullcontext(history)))
+    places.append(AnswersPlace(store, holdings, model))
+    places.append(DraftsPlace(store, holdings, model))
+    if learner.figures is not None:
+        places.append(FiguresPlace(learner.figures, folder, holdings))
+    if not learner.store.config.tenant:  # the command line's own, which knows no tenants
+        places.append(PassageFilePlace(folder / "passages.jsonl", store.vault))
+    places.append(QuarantinePlace(folder / "quarantine"))
+    return places
+
+
+def _of_other_embedders(learner: Learner, holdings: Holdings) -> list[Place]:
+    """Return the plans and questions that the tenant has of other embedders than the engine's."""
+    store = learner.store
+    places: list[Place] = []
+    for namespace, model in holdings.namespaces().items():
+        if not model and namespace != learner.versions.namespace:
+            unrouted = Router(learner.router.embedder, store.open_index)
+            places.append(PlansPlace(store, Versions(store, namespace), unrouted))
+            places.append(HistoryPlace(partial(_opened_history, store, namespace)))
+    return places
+
+
+def _opened_history(store: Store, namespace: str) -> AbstractContextManager[History]:
+    return contextlib.closing(store.open_history(namespace))
+
+
+def _other_heads(learner: Learner, holdings: Holdings) -> list[Path]:
+    folder = learner.store.path / "heads"
+    names = (f"{n[-16:]}.json" for n in holdings.namespaces() if n != learner.namespace)
+    return [folder / name for name in names if (folder / name).exists()]
+
+
+def _note(learner: Learner, model: CausalModel, owner: str) -> None:
+    """Note whose this engine's namespaces are, for one that has another model or embedder."""
+    manifest = learner.store.blocks.disk.manifest
+    try:
+        note_owner(manifest, learner.namespace, owner, model=model.fingerprint)
+        note_owner(manifest, learner.versions.namespace, owner)
+    except sqlite3.Error as error:
+        _log.warning("the manifest could not note whose KV this is: %s", error)
