@@ -6,6 +6,8 @@ would take scattered rows for the last ones and let them see what comes after th
 made from positions. Nothing is known here of why rows are run.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -23,8 +25,12 @@ from centroidkv.models.packed import (
 
 KV: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
-# Rows that attend together: fewer leave out more of what none of them may see.
+# Rows that attend together to what all of them see, without a mask: more go faster.
+_WIDE = 256
+# Rows that attend together to the rest: fewer leave out more of what none of them may see.
 _GROUP = 64
+# Fewer tokens are not worth a run of their own.
+_LEAST_SEEN = 128
 # Numbers of masks that are kept for the next layer: they grow with the square of a prompt.
 _MOST_KEPT = 1 << 24
 # Rows that are asked what they look at: the last ones. A question is seldom longer, and before it
@@ -32,6 +38,21 @@ _MOST_KEPT = 1 << 24
 _MOST_ASKING = 64
 
 __all__ = ["Fresh", "Rows", "fresh_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """The rows [start, stop) attend to the places [first, end) of the arena.
+
+    It `opens` where these rows have attended to nothing yet.
+    """
+
+    start: int
+    stop: int
+    first: int
+    end: int
+    is_masked: bool
+    opens: bool
 
 
 class Fresh(Exception):
@@ -91,8 +112,8 @@ class Rows:
         self._lender = None if isinstance(kv, Arena) else kv.lender
         self.own, self.origin = own_part(kv)
         self.places = positions - self.origin
-        self._groups = self._in_groups()
-        self._masks: dict[int, torch.Tensor] = {}
+        self._tiles = _tiles(self.places.tolist())
+        self._masks: dict[_Tile, torch.Tensor] = {}
         self._room = _MOST_KEPT
         self.watched = torch.zeros(0)
         self._watch: tuple[slice, slice] | None = None
@@ -108,13 +129,6 @@ class Rows:
         self._watch = places, slice(max(start, stop - _MOST_ASKING), stop)
         num = places.stop - places.start
         self.watched = torch.zeros(num, dtype=torch.float32, device=self.places.device)
-
-    def _in_groups(self) -> list[tuple[int, int, int]]:
-        """Return (start, stop, tokens): rows that attend together, and how far the last sees."""
-        starts = range(0, len(self.places), _GROUP)
-        ends = [min(start + _GROUP, len(self.places)) for start in starts]
-        held = self.places[torch.tensor(ends) - 1] + 1
-        return list(zip(starts, ends, held.tolist(), strict=True))
 
     # what transformers asks of a cache
 
@@ -143,14 +157,16 @@ class Rows:
         keys, values = self.own.keys[layer], self.own.values[layer]
         rows = by_kv_head(query, keys.shape[1])
         scale = options.get("scaling")
-        parts = []
-        for number, (start, stop, held) in enumerate(self._groups):
-            mask = self._mask(number, rows.shape[2], keys.dtype)
-            part = attend_part(
-                rows[start:stop], keys[:, :, :held], values[:, :, :held], mask, scale
-            )
-            parts.append(part)
-        output, total = torch.cat([p for p, _ in parts]), torch.cat([s for _, s in parts])
+        output = rows.new_empty(*rows.shape[:3], values.shape[-1])
+        total = torch.empty(rows.shape[:3], dtype=torch.float32, device=rows.device)
+        for tile in self._tiles:
+            mask = self._mask(tile, rows.shape[2], keys.dtype) if tile.is_masked else None
+            own, seen = slice(tile.start, tile.stop), slice(tile.first, tile.end)
+            part, lse = attend_part(rows[own], keys[:, :, seen], values[:, :, seen], mask, scale)
+            if tile.opens:
+                output[own], total[own] = part, lse
+            else:
+                merge_part(output[own], total[own], part, lse)
         if self._lender is not None:
             lent = self._lender.keys[layer][:, :, : self.origin]
             lent_values = self._lender.values[layer][:, :, : self.origin]
@@ -160,19 +176,39 @@ class Rows:
             self.watched += attention_paid(rows[asking], total[asking], keys[:, :, seen], scale)
         return output.reshape(1, query.shape[2], query.shape[1], -1), None
 
-    def _mask(self, number: int, groups: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return what a group's rows see, [rows * groups, tokens]; the same in every layer."""
-        kept = self._masks.get(number)
+    def _mask(self, tile: _Tile, groups: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return what a tile's rows see, [rows * groups, tokens]; the same in every layer."""
+        kept = self._masks.get(tile)
         if kept is not None:
             return kept
-        start, stop, held = self._groups[number]
-        places = self.places[start:stop]
-        # All rows see what stands before the first of them: most of the mask is never looked at.
-        first = min(int(places[0]) + 1, held)
-        is_later = torch.arange(first, held, device=places.device) > places[:, None]
-        mask = torch.zeros(len(places) * groups, held, dtype=dtype, device=places.device)
-        mask[:, first:].masked_fill_(is_later.repeat_interleave(groups, 0), float("-inf"))
+        places = self.places[tile.start : tile.stop]
+        is_later = torch.arange(tile.first, tile.end, device=places.device) > places[:, None]
+        mask = torch.zeros(is_later.shape, dtype=dtype, device=places.device)
+        mask = mask.masked_fill_(is_later, float("-inf")).repeat_interleave(groups, 0)
         if mask.numel() <= self._room:
             self._room -= mask.numel()
-            self._masks[number] = mask
+            self._masks[tile] = mask
         return mask
+
+
+def _tiles(places: Sequence[int]) -> list[_Tile]:
+    """Cut what rows at ascending places attend to into tiles.
+
+    Before the first of some rows stands what all of them see. Only behind it do they differ; there
+    each row sees that first one at least.
+    """
+    tiles: list[_Tile] = []
+    for start in range(0, len(places), _WIDE):
+        stop = min(start + _WIDE, len(places))
+        seen = places[start] if places[start] >= _LEAST_SEEN else 0
+        if seen:
+            tiles.append(_Tile(start, stop, 0, seen, is_masked=False, opens=True))
+        for own in range(start, stop, _GROUP):
+            end = min(own + _GROUP, stop)
+            first, opens = seen, not seen
+            if places[own] - first >= _LEAST_SEEN:
+                tiles.append(_Tile(own, end, first, places[own], is_masked=False, opens=opens))
+                first, opens = places[own], False
+            held = places[end - 1] + 1
+            tiles.append(_Tile(own, end, first, held, is_masked=True, opens=opens))
+    return tiles

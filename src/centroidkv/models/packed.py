@@ -291,6 +291,9 @@ def merge_part(
 ) -> None:
     """Take another part of the tokens into `output` and `total`, in place."""
     both = torch.logaddexp(total, lse)
-    scaled = output * (total - both).exp()[..., None] + part * (lse - both).exp()[..., None]
-    output.copy_(scaled)
+    before, behind = (total - both).exp()[..., None], (lse - both).exp()[..., None]
+    if output.dtype == both.dtype:
+        output.mul_(before).addcmul_(part, behind)
+    else:  # rounded once
+        output.copy_(output * before + part * behind)
     total.copy_(both)

@@ -8,6 +8,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -360,12 +362,31 @@ def test_what_ends_loading_leaves_the_sequence_as_it_was(
     assert (done.logits[0] - plain(model)).abs().max() < 1e-4
 
 
-def test_masks_that_are_kept_have_a_bound(model: TransformersModel) -> None:
-    rows = Rows(Arena(model.shape, 4096), torch.arange(4096))
-    masks = [rows._mask(number, 4, torch.float32) for number in range(64)]
+def test_masks_that_are_kept_have_a_bound(
+    model: TransformersModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blend_rows, "_MOST_KEPT", 1 << 17)
+    rows = Rows(Arena(model.shape, 4096), torch.arange(0, 4096, 4))
+    tiles = [tile for tile in rows._tiles if tile.is_masked]
+    masks = [rows._mask(tile, 4, torch.float32) for tile in tiles]
     assert sum(m.numel() for m in masks) > blend_rows._MOST_KEPT
     assert sum(m.numel() for m in rows._masks.values()) <= blend_rows._MOST_KEPT
-    assert torch.equal(rows._mask(63, 4, torch.float32), masks[63])
+    assert torch.equal(rows._mask(tiles[-1], 4, torch.float32), masks[-1])
+
+
+@given(st.sets(st.integers(0, 3000), min_size=1, max_size=700))
+def test_tiles_hold_what_each_row_sees_once(places: set[int]) -> None:
+    at = sorted(places)
+    seen: list[list[tuple[int, int]]] = [[] for _ in at]
+    for tile in blend_rows._tiles(at):
+        for row in range(tile.start, tile.stop):
+            assert tile.opens == (not seen[row])
+            end = min(tile.end, at[row] + 1) if tile.is_masked else tile.end
+            assert end > tile.first  # a row that saw nothing would have no weights
+            seen[row].append((tile.first, end))
+    for row, parts in enumerate(seen):
+        assert parts[0][0] == 0
+        assert [stop for _, stop in parts] == [*(start for start, _ in parts[1:]), at[row] + 1]
 
 
 def test_of_many_tokens_behind_the_passages_the_last_ones_are_asked(
