@@ -157,10 +157,12 @@ class Rows:
         keys, values = self.own.keys[layer], self.own.values[layer]
         rows = by_kv_head(query, keys.shape[1])
         scale = options.get("scaling")
-        output = rows.new_empty(*rows.shape[:3], values.shape[-1])
-        total = torch.empty(rows.shape[:3], dtype=torch.float32, device=rows.device)
+        num, kv_heads, groups, _ = rows.shape
+        # In memory as parts are, so that both are read in one order.
+        output = rows.new_empty(kv_heads, num, groups, values.shape[-1]).transpose(0, 1)
+        total = torch.empty(kv_heads, num, groups, device=rows.device).transpose(0, 1)
         for tile in self._tiles:
-            mask = self._mask(tile, rows.shape[2], keys.dtype) if tile.is_masked else None
+            mask = self._mask(tile, groups, keys.dtype) if tile.is_masked else None
             own, seen = slice(tile.start, tile.stop), slice(tile.first, tile.end)
             part, lse = attend_part(rows[own], keys[:, :, seen], values[:, :, seen], mask, scale)
             if tile.opens:
