@@ -178,7 +178,7 @@ def test_a_manifest_that_cannot_be_read_is_left_out(open_engine: Opening) -> Non
 def test_a_library_that_is_missing_is_named(
     open_engine: Opening, monkeypatch: pytest.MonkeyPatch, setting: str, library: str, home: str
 ) -> None:
-    monkeypatch.delitem(sys.modules, f"centroidkv.{home}", raising=False)
+    monkeypatch.delitem(sys.modules, f"centroidkv.observers.{home}", raising=False)
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingExtra, match=rf"pip install 'centroidkv\[{home}\]'"):
         open_engine(**{setting: True})
