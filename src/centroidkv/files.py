@@ -2,12 +2,21 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from centroidkv.bounds import MOST_TEXT_BYTES
+from centroidkv.bounds import MOST_TEXT_BYTES, plain_json
 from centroidkv.errors import ConfigError
 
-__all__ = ["UNFINISHED", "read_text", "set_aside", "user_cache_folder", "write_atomic"]
+__all__ = [
+    "UNFINISHED",
+    "json_lines",
+    "read_text",
+    "set_aside",
+    "user_cache_folder",
+    "write_atomic",
+]
 
 
 # What files are called until they are whole.
@@ -72,3 +81,19 @@ def read_text(path: Path) -> str:
         ) from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+
+def json_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a user's JSON Lines, each with the number of its line; blank ones are none.
+
+    Raises:
+        ConfigError: One is not JSON.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = plain_json(line)
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number}: not JSON ({error})") from error
+        yield number, row

@@ -15,7 +15,7 @@ import numpy as np
 
 from centroidkv.bounds import MOST_TEXT_BYTES, one_line, plain_json
 from centroidkv.errors import CacheError, ConfigError
-from centroidkv.files import read_text
+from centroidkv.files import json_lines, read_text
 from centroidkv.protocols import Embedder
 from centroidkv.types import FloatArray, Passage
 from centroidkv.vault import IN_THE_CLEAR, Vault
@@ -98,13 +98,7 @@ def read_passages(path: Path) -> list[Passage]:
 
 def _passages(text: str, path: Path) -> list[Passage]:
     passages: list[Passage] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row: Any = plain_json(line)
-        except ValueError as error:
-            raise ConfigError(f"{path}, line {number}: not JSON ({error})") from error
+    for number, row in json_lines(text, path):
         if not isinstance(row, dict) or not {"id", "text"} <= row.keys():
             raise ConfigError(f"{path}, line {number}: needs an object with 'id' and 'text'")
         own = row.pop("text")

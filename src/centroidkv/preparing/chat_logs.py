@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from centroidkv.bounds import one_line, plain_json
+from centroidkv.bounds import one_line
 from centroidkv.errors import ConfigError
-from centroidkv.files import read_text
+from centroidkv.files import json_lines, read_text
 
 TEXT_COLUMNS = ("utterance", "text", "content", "message", "question")
 ROLE_COLUMNS = ("role", "speaker", "author", "sender")
@@ -77,13 +77,7 @@ def _of_table(text: str, path: Path, column: str | None) -> Iterator[str]:
 
 
 def _of_json(text: str, path: Path, column: str | None) -> Iterator[str]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row: Any = plain_json(line)
-        except ValueError as error:
-            raise ConfigError(f"{path}, line {number}: not JSON ({error})") from error
+    for number, row in json_lines(text, path):
         messages = row.get("messages", [row]) if isinstance(row, dict) else row
         if not isinstance(messages, list):
             raise ConfigError(f"{path}, line {number}: needs a message or a list of messages")
