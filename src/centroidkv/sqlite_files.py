@@ -15,6 +15,9 @@ _log = logging.getLogger("centroidkv")
 __all__ = ["open_or_begin", "open_to_read", "open_to_write"]
 
 WAIT_S = 10
+# Of each connection. SQLite's own 2 MB save nothing measurable, the system has the pages too, and
+# a process with many tenants has many connections.
+PAGE_CACHE_KIB = 256
 IN_MEMORY = ":memory:"
 
 
@@ -64,10 +67,8 @@ def open_to_write(
         _shield(path)
     connection = _connect(path)
     try:
-        connection.isolation_level = None
+        _settle(connection)
         teach_digest(connection, digest_key)
-        read_any_text(connection)
-        _distrust(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         require_sound(connection)
@@ -93,14 +94,21 @@ def open_or_begin(path: Path, schema: str, *, quarantine: Path) -> sqlite3.Conne
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """Open a file without leaving files of SQLite's own beside it, unless a writer has some."""
+    """Open a file without leaving files of SQLite's own beside it, unless a writer has some.
+
+    Raises:
+        sqlite3.OperationalError: The file cannot be opened, or stays locked.
+        sqlite3.DatabaseError: It is damaged.
+    """
     log = path.with_name(path.name + "-wal")
     options = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
     uri = f"{path.absolute().as_uri()}?{options}"
     connection = _connect(uri, uri=True)
-    connection.isolation_level = None
-    read_any_text(connection)
-    _distrust(connection)
+    try:
+        _settle(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -115,6 +123,14 @@ def _shield(path: Path) -> None:
     with contextlib.suppress(OSError):  # SQLite says what is wrong
         path.touch(mode=0o600)
         path.chmod(0o600)
+
+
+def _settle(connection: sqlite3.Connection) -> None:
+    """Set what holds for every file, read or written."""
+    connection.isolation_level = None
+    read_any_text(connection)
+    _distrust(connection)
+    connection.execute(f"PRAGMA cache_size = -{PAGE_CACHE_KIB}")  # the first to read the file
 
 
 def _distrust(connection: sqlite3.Connection) -> None:

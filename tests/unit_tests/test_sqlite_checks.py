@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from centroidkv.sqlite_checks import Checked
-from centroidkv.sqlite_files import open_or_begin, open_to_read, open_to_write
+from centroidkv.sqlite_files import (
+    PAGE_CACHE_KIB,
+    open_or_begin,
+    open_to_read,
+    open_to_write,
+)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS said (
@@ -103,3 +108,21 @@ def test_a_file_damaged_where_sqlite_sees_it_is_set_aside(tmp_path: Path, at: in
     SAID.lay_out(db)
     assert texts(db) == ([] if was_set_aside else ["a lost card"])
     db.close()
+
+
+def test_a_connection_holds_few_pages_however_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "said.sqlite"
+    written = opened(path)
+    read = open_to_read(path)
+    for db in (written, read):
+        assert db.execute("PRAGMA cache_size").fetchone() == (-PAGE_CACHE_KIB,)
+        db.close()
+
+
+def test_opening_a_damaged_file_to_read_raises_and_leaves_no_handle(tmp_path: Path) -> None:
+    path = tmp_path / "said.sqlite"
+    path.write_bytes(b"no database " * 1000)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(sqlite3.DatabaseError):
+        open_to_read(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
