@@ -74,6 +74,9 @@ class ApproximateAnswering:
         elif not self._may_serve(run, route, stand_in):
             run.miss_reason = "over_error_bound"
             yield from self._answering.run(run)
+        elif not self._fits(run, stand_in):
+            run.miss_reason = "representative_too_long"
+            yield from self._answering.run(run)
         elif self._config.representative_form == "answer":
             yield from self._stored(run, route, stand_in)
         else:
@@ -89,6 +92,14 @@ class ApproximateAnswering:
         if bound is None or stand_in.prompt_ids == run.prompt.token_ids:
             return True
         return self._representatives.judge(run.question, stand_in, route, bound)
+
+    def _fits(self, run: Run, stand_in: StandIn) -> bool:
+        """Tell whether the model's context holds what is computed, and the answer asked for."""
+        is_same = stand_in.prompt_ids == run.prompt.token_ids
+        if self._config.representative_form != "append" or is_same:
+            return True
+        num_tokens = len(stand_in.prompt_ids) + len(run.prompt) + run.request.sampling.max_tokens
+        return num_tokens <= self._answering.model.context_tokens
 
     def _exact(self, run: Run, route: Route, key: str) -> Iterator[Chunk]:
         """Step 5: compute, answer, and keep this question as the cluster's representative."""

@@ -5,6 +5,7 @@ Offline: `build` makes the plan, `warm` fills it. Online: the retriever wrapper 
 `answering.py`, in numbered steps.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ from centroidkv.serving.request import Request, RequestOptions
 from centroidkv.serving.retrieving import Retrieving
 from centroidkv.serving.warming import current_warming
 from centroidkv.store import Store
-from centroidkv.tenants import Tenants
+from centroidkv.tenants import CLOSED, Tenants
 from centroidkv.types import Chunk, Completion, Message, Passage, Route
 from centroidkv.versions.in_force import Versions
 
@@ -326,14 +327,13 @@ class Engine(Care):
         if self._is_closed:
             return
         self._is_closed = True
-        self._tenants.close(self)
-        self._policies.close()
-        self.store.finish()
-        self._expiry.finish()
-        for part in (self.router, self._learner, self._answers):
-            if part is not None:
-                part.close()
-        self.store.close()
+        parts = [part.close for part in (self._answers, self._learner, self.router) if part]
+        # Called from the last to the first, each whatever those before it raise.
+        with contextlib.ExitStack() as closing:
+            for close in (self.store.close, *parts, self._expiry.finish, self.store.finish):
+                closing.callback(close)
+            closing.callback(self._policies.close)
+            closing.callback(self._tenants.close, self)
 
     def __enter__(self) -> Self:
         return self
@@ -346,4 +346,4 @@ class Engine(Care):
 
     def _require_open(self) -> None:
         if self._is_closed:
-            raise ConfigError("the engine is closed; open it again with Engine.open(...)")
+            raise ConfigError(CLOSED)

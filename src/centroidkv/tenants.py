@@ -7,7 +7,11 @@ import threading
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["Tenants"]
+from centroidkv.errors import ConfigError
+
+__all__ = ["CLOSED", "Tenants"]
+
+CLOSED = "the engine is closed; open it again with Engine.open(...)"
 
 
 class _Closable(Protocol):
@@ -28,10 +32,17 @@ class Tenants(Generic[E]):
         self._make = make
         self._engines = {name: opener}
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def of(self, tenant: str) -> E:
-        """Return a tenant's engine; one that was closed alone is made anew."""
+        """Return a tenant's engine; one that was closed alone is made anew.
+
+        Raises:
+            ConfigError: All were closed.
+        """
         with self._lock:
+            if self._is_closed:
+                raise ConfigError(CLOSED)
             known = self._engines.get(tenant)
             if known is None or known.is_closed:
                 known = self._engines[tenant] = self._make(tenant)
@@ -40,5 +51,8 @@ class Tenants(Generic[E]):
     def close(self, engine: E) -> None:
         """Close all others when the one that opened the store closes."""
         if engine is self._opener:
+            with self._lock:
+                self._is_closed = True
+            # None is made from here on.
             for other in self._engines.values():
                 other.close()

@@ -61,6 +61,7 @@ Reason = Literal[
     "representative_kv",  # decoded from the KV of the representative's prompt
     "representative_appended",  # the question was put behind the representative's KV
     "over_error_bound",  # the representative was too doubtful under the calibrated bound
+    "representative_too_long",  # the question behind the representative's prompt did not fit
     "representative_filled",  # the cluster had no representative; this question is it now
     "blended",  # passages seen before were placed where they stand in this prompt
 ]

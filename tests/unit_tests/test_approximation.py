@@ -75,6 +75,18 @@ def test_appending_computes_the_new_question_behind_that_kv(paper) -> None:
     assert hit.token_ids == exact.token_ids
 
 
+def test_what_does_not_fit_behind_the_representative_is_answered_exactly(paper) -> None:
+    engine = paper(representative_form="append")
+    long = "The bank blocks a lost card in its app at once. " * 50
+    for beginning in ("First: ", "Then: "):
+        done = engine.generate(beginning + long, question=CARD, max_tokens=12)
+        engine.flush()
+    assert done.usage.reason == "representative_too_long"
+    assert not done.usage.approximate
+    off = engine.generate(beginning + long, question=CARD, max_tokens=12, reuse="off")
+    assert done.token_ids == off.token_ids
+
+
 def test_the_representative_asked_again_is_exact(paper) -> None:
     engine = paper()
     plain(engine, CARD)

@@ -2,7 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
+import sqlite3
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -94,6 +98,41 @@ def test_closing_closes_all_and_the_store_opens_again(
         engine.for_tenant("new")
     again = open_engine().for_tenant("acme")
     assert ask(again, QUESTIONS[1]).usage.outcome == "hit"
+
+
+def test_closing_while_tenants_come_leaves_none_open(open_engine: Callable[..., Engine]) -> None:
+    engine = open_engine()
+    made: list[Engine] = []
+    has_begun = threading.Event()
+
+    def come() -> None:
+        with contextlib.suppress(ConfigError):
+            for number in range(1000):
+                made.append(engine.for_tenant(f"tenant {number}"))
+                has_begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(come)
+        assert has_begun.wait(10)
+        engine.close()
+        coming.result()
+    assert 0 < len(made) < 1000
+    assert all(tenant.is_closed for tenant in made)
+
+
+def test_what_a_tenant_raises_when_it_is_closed_keeps_nothing_else_open(
+    open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine()
+
+    def fail() -> None:
+        raise OSError("no such disk")
+
+    monkeypatch.setattr(engine.for_tenant("acme"), "close", fail)
+    with pytest.raises(OSError, match="no such disk"):
+        engine.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        engine.store.blocks.disk.manifest.counters()
 
 
 def test_a_tenants_engine_may_be_closed_alone(engine: Engine) -> None:
