@@ -24,8 +24,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from bank_load import Load, open_engine
 from chroma_process import ChromaProcess
-from half_dead_proxy import HalfDeadProxy
 from told import broken, told
+
+from half_dead_proxy import HalfDeadProxy
 
 NUM_CLIENTS = 3
 # How soon after its return the server is asked again.

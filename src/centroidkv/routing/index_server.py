@@ -24,7 +24,7 @@ _log = logging.getLogger("centroidkv")
 T = TypeVar("T")
 MOST_FAILURES = 2
 # Tried again after half a second, then after twice as long each time, up to this.
-LONGEST_PAUSE_S = 3.0
+LONGEST_PAUSE_S = 2.0
 LOOK_EVERY_S = 0.25
 # How long opening a plan may keep its engine; longer uploads go on behind the requests.
 OPEN_S = 5.0
