@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from centroidkv.errors import IndexUnavailable
 from centroidkv.protocols import CentroidIndex
-from centroidkv.routing.index_server import IndexServer, answers
+from centroidkv.routing.index_server import IndexServer
 from centroidkv.routing.memory_index import MemoryIndex
 from centroidkv.routing.plan import Plan
 
@@ -124,10 +124,7 @@ class ServedCentroids:
     def drop(self, plan_id: str) -> None:
         from centroidkv.routing.chroma_index import drop_from_server
 
-        self._server.require()
-        if not answers(self._server.url):
-            raise IndexUnavailable(f"{self._server.url} does not answer")
-        drop_from_server(self._server.url, plan_id)
+        self._server.ask(lambda: drop_from_server(self._server.url, plan_id))
 
     def erase(self, plan_ids: Sequence[str]) -> None:
         for plan_id in plan_ids:

@@ -105,7 +105,7 @@ class Store:
         self.prefetcher = Prefetcher(self.blocks)
         self.requests = RequestQueue(max_running=config.max_running, max_waiting=config.max_waiting)
         self.centroids = self._open_centroids()
-        self.parts = StoreParts(self.blocks, self.writer, self.requests)
+        self.parts = StoreParts(self.blocks, self.writer, self.requests, self.centroids)
         self.observers = self._open_observers(self.parts)
         self.precisions: dict[str, Precision] = {}  # by model; see `approval.settled_precision`
         self.is_owner = True

@@ -14,8 +14,10 @@ import chromadb
 import pytest
 
 from centroidkv import Engine
+from centroidkv.errors import IndexUnavailable
 from centroidkv.maintenance import check_store
 from centroidkv.store import Store
+from half_dead_proxy import HalfDeadProxy
 from word_bank import QUESTIONS, ask, build_and_warm, search
 
 
@@ -151,6 +153,53 @@ def test_two_engines_share_a_server_and_survive_its_end(
     assert nearest_of_all(second) == nearest_of_all(first)
     assert second.router.num_index_failures == 0
     assert not (tmp_path / "store/chroma").exists()
+
+
+def returned(engine: Engine, seconds: float) -> bool:
+    """Ask until the server routes again."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        engine.route(QUESTIONS[0])
+        if engine.router.routes_by == "chroma":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_proxy_whose_server_hangs_holds_up_neither_opening_nor_forgetting(
+    open_engine: Callable[..., Engine], chroma_server: str
+) -> None:
+    with HalfDeadProxy(chroma_server) as proxy:
+        with open_engine(chroma=proxy.url) as engine:
+            build_and_warm(engine)
+        proxy.hang()
+        began = time.monotonic()
+        engine = open_engine(chroma=proxy.url)
+        assert ask(engine, "please block my lost card").usage.outcome == "hit"
+        assert engine.stats().chroma_server != "closed"
+        assert engine.forget(question=QUESTIONS[0]).problems
+        assert time.monotonic() - began < 8
+        proxy.go_on()
+        assert returned(engine, 5), "the server is not asked again"
+        assert engine.stats().chroma_server == "closed"
+
+
+def test_a_collection_on_a_server_that_begins_to_hang_is_not_dropped_for_ever(
+    open_engine: Callable[..., Engine], chroma_server: str
+) -> None:
+    with HalfDeadProxy(chroma_server) as proxy:
+        engine = open_engine(chroma=proxy.url)
+        build_and_warm(engine)
+        proxy.hang()
+        began = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(IndexUnavailable):
+                engine.store.centroids.erase([engine.router.plan.id])
+        assert time.monotonic() - began < 5
+        assert engine.stats().chroma_server != "closed"
+        proxy.go_on()
+        assert returned(engine, 5), "the server is not asked again"
+        engine.store.centroids.erase([engine.router.plan.id])
 
 
 def test_a_server_that_is_down_costs_no_answer(open_engine: Callable[..., Engine], caplog) -> None:

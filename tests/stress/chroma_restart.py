@@ -1,4 +1,6 @@
-"""A Chroma server that is killed, hangs and comes back under load: no failed request, quick hits.
+"""A Chroma server that goes and comes back under load: no failed request, quick hits.
+
+By turns it is killed, it is stopped, and a proxy in front of it answers `/` and hangs otherwise.
 
 Run: python tests/stress/chroma_restart.py [--quick] [--rounds N]
 """
@@ -23,6 +25,8 @@ import torch
 from bank_load import Load, open_engine
 from chroma_process import ChromaProcess
 from told import broken, told
+
+from half_dead_proxy import HalfDeadProxy
 
 NUM_CLIENTS = 3
 # How soon after its return the server is asked again.
@@ -94,8 +98,9 @@ def run(folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
     seen, stop = Seen(), threading.Event()
     returns: list[float] = []
     spells: list[dict[str, float]] = []
-    with ChromaProcess(folder / "server") as chroma:
-        with open_engine(folder / "store", chroma=chroma.url) as engine:
+    with ChromaProcess(folder / "server") as chroma, HalfDeadProxy(chroma.url) as proxy:
+        ways = [(chroma.kill, chroma.start), (chroma.hang, chroma.go_on), (proxy.hang, proxy.go_on)]
+        with open_engine(folder / "store", chroma=proxy.url) as engine:
             Load(engine, 0).build()
             assert is_asked(engine), "the server is not asked to begin with"
             clients = [
@@ -105,12 +110,9 @@ def run(folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
             for one in clients:
                 one.start()
             for number in range(rounds):
-                if number % 2 == 0:
-                    spells.append(away(engine, seen, seconds, chroma.kill))
-                    chroma.start()
-                else:
-                    spells.append(away(engine, seen, seconds, chroma.hang))
-                    chroma.go_on()
+                leave, come_back = ways[number % len(ways)]
+                spells.append(away(engine, seen, seconds, leave))
+                come_back()
                 returns.append(returned_after(engine))
                 time.sleep(seconds / 4)
             stop.set()
@@ -153,12 +155,12 @@ def violations(found: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="killed once, hung once")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--quick", action="store_true", help="gone once in each way")
+    parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--seconds", type=float, default=6, help="gone for so long")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rounds, seconds = (2, 4.5) if options.quick else (options.rounds, options.seconds)
+    rounds, seconds = (3, 4.5) if options.quick else (options.rounds, options.seconds)
     with tempfile.TemporaryDirectory(prefix="chroma-restart-") as folder:
         found = run(Path(folder), rounds, seconds)
     return told(found, violations(found))

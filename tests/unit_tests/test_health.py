@@ -39,6 +39,14 @@ def test_a_remote_that_is_left_alone_shows(open_engine: Opening, tmp_path: Path)
     assert engine.stats().health.remote_breaker == "open"
 
 
+def test_a_chroma_server_that_is_left_alone_shows_as_a_metric(open_engine: Opening) -> None:
+    engine = open_engine(metrics=True, near_misses=1, chroma="http://127.0.0.1:9")
+    assert 'centroidkv_chroma_server{state="closed"} 1.0' in engine.metrics()
+    ask(engine)
+    assert engine.stats().chroma_server != "closed"
+    assert 'centroidkv_chroma_server{state="closed"} 0.0' in engine.metrics()
+
+
 def test_a_store_that_is_only_read_is_routed_by_memory(open_engine: Opening) -> None:
     engine = open_engine(near_misses=1)
     ask(engine)

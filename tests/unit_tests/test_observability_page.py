@@ -27,7 +27,9 @@ def names(cell: str) -> list[str]:
 
 
 def test_metrics(open_engine: Callable[..., Engine], tmp_path: Path) -> None:
-    engine = open_engine(metrics=True, remote=f"file://{tmp_path / 'remote'}")
+    engine = open_engine(
+        metrics=True, remote=f"file://{tmp_path / 'remote'}", chroma="http://127.0.0.1:9"
+    )
     engine.route("who?")
     engine.generate("x" * 300, max_tokens=1)
     listed = {name: (kind, names(labels)) for [name], kind, labels in _metrics()}

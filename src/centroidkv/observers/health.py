@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from centroidkv.centroids import Centroids
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.kv.write_behind import WriteBehind
 from centroidkv.routing.router import Router
@@ -18,6 +19,7 @@ class StoreParts:
     blocks: TieredBlocks
     writer: WriteBehind
     requests: RequestQueue
+    centroids: Centroids
 
 
 @dataclass(frozen=True, slots=True)

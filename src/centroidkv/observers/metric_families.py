@@ -52,18 +52,27 @@ def _of_process(parts: StoreParts) -> Iterator[Reading]:
 
 
 def _of_remote(parts: StoreParts) -> Iterator[Reading]:
-    """Describe the remote; without one, its metrics are there and empty."""
+    """Describe what lies elsewhere; without it, its metrics are there and empty."""
     remote = parts.blocks.remote
-    states: dict[str, float] = {}
     faults: dict[str, float] = {}
     if remote is not None:
-        now = remote.calls.breaker.state
-        states = {state: state == now for state in ("closed", "open", "half-open")}
         faults = {str(kind): count for kind, count in dict(remote.calls.faults).items()}
+    states = _states(remote.calls.breaker.state if remote is not None else None)
     yield Reading("remote_breaker", "1 for the state of the remote's breaker.", "state", states)
+    states = _states(parts.centroids.server_state)
+    yield Reading(
+        "chroma_server", "1 for the state of the Chroma server's breaker.", "state", states
+    )
     yield Reading(
         "remote_faults", "What went wrong with the remote.", "kind", faults, is_counter=True
     )
+
+
+def _states(now: str | None) -> dict[str, float]:
+    """Return 1 for a breaker's state and 0 for the others; {} without a breaker."""
+    if now is None:
+        return {}
+    return {state: state == now for state in ("closed", "open", "half-open")}
 
 
 def _of_tiers(parts: StoreParts, counters: Mapping[str, int], num_blocks: int) -> Iterator[Reading]:

@@ -1,4 +1,4 @@
-"""The centroid index in Chroma. The only file that imports chromadb.
+"""The centroid index in Chroma.
 
 One collection per plan version holds what requests are routed by: the reduced centroid, and as
 metadata the representative, the pinned passages, the radius and the last KV block per (KV
@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import chromadb
 import numpy as np
@@ -27,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from centroidkv.errors import IndexUnavailable
 from centroidkv.files import write_atomic
+from centroidkv.routing.chroma_client import connect
 from centroidkv.routing.index_folder import (
     digest_of,
     erase_folder,
@@ -44,8 +44,6 @@ _log = logging.getLogger("centroidkv")
 __all__ = ["ChromaIndex", "EmbeddedChroma", "drop_from_server", "open_server"]
 
 BATCH = 1000
-# A query of a server takes some milliseconds, the upload of a batch some hundred.
-CALL_S = 2.0
 # Neighbours asked for with a domain. One of these serves it as a rule. Chroma's own filter looks at
 # every centroid (39 ms for 20,000, half a second for 100,000); the plan in memory knows the others.
 NEIGHBOURS = 64
@@ -177,7 +175,7 @@ def _collection(client: Any, plan: Plan) -> Any:
 
 
 def open_server(url: str, plan: Plan, *, with_texts: bool = True) -> ChromaIndex:
-    """Use a Chroma server that several processes share; no call there takes longer than CALL_S."""
+    """Use a Chroma server that several processes share; every call has a time limit."""
     client = _connect(url)
     try:
         return ChromaIndex(client, plan, client.close, with_texts=with_texts)
@@ -188,19 +186,8 @@ def open_server(url: str, plan: Plan, *, with_texts: bool = True) -> ChromaIndex
 
 
 def _connect(url: str) -> Any:
-    address = urlparse(url)
     with _translated():
-        client = chromadb.HttpClient(
-            host=address.hostname or "localhost",
-            port=address.port or (443 if address.scheme == "https" else 8000),
-            ssl=address.scheme == "https",
-            settings=_settings(),
-        )
-    # Chroma's client waits for ever, and has no setting for it.
-    session = getattr(getattr(client, "_server", None), "_session", None)
-    if session is not None:
-        session.timeout = CALL_S
-    return client
+        return connect(url)
 
 
 def drop_from_server(url: str, plan_id: str) -> None:

@@ -24,7 +24,7 @@ _log = logging.getLogger("centroidkv")
 T = TypeVar("T")
 MOST_FAILURES = 2
 # Tried again after half a second, then after twice as long each time, up to this.
-LONGEST_PAUSE_S = 3.0
+LONGEST_PAUSE_S = 2.0
 LOOK_EVERY_S = 0.25
 # How long opening a plan may keep its engine; longer uploads go on behind the requests.
 OPEN_S = 5.0
@@ -88,7 +88,7 @@ class IndexServer:
 
     def _reopen(self, served: "ServedIndex") -> bool:
         try:
-            # Asked first, since a server that hangs would keep a client's opening for ever.
+            # Asked first: the cheapest way to know that nothing is there.
             if not answers(self.url):
                 return False
             served.use(self._connect(served.plan))
@@ -113,6 +113,20 @@ class IndexServer:
             raise
         self.breaker.succeeded()
         return found
+
+    def write(self, job: Callable[[], None]) -> None:
+        """Ask for a change, which is owed until it is made.
+
+        One that fails is tried again by the thread that looks for the server, at its return.
+
+        Raises:
+            IndexUnavailable: As of `ask`.
+        """
+        try:
+            self.ask(job)
+        except IndexUnavailable:
+            self._lose()
+            raise
 
     def require(self) -> None:
         """Refuse what would ask a server that is left alone.
@@ -186,17 +200,20 @@ class ServedIndex:
         Raises:
             IndexUnavailable: The server is gone again.
         """
-        with self._lock:
-            owed, notes = list(self._owed.items()), list(self._owed_notes.items())
-        for number, (cluster, reduced) in owed:
-            index.put([cluster], reduced[None])
-            self._owed.pop(number, None)
-        for number, prefixes in notes:
-            index.annotate(number, prefixes)
-            self._owed_notes.pop(number, None)
-        with self._lock:
-            old, self._index = self._index, index
-            is_late = self._is_closed
+        while True:
+            with self._lock:
+                owed, notes = list(self._owed.items()), list(self._owed_notes.items())
+                if not owed and not notes:
+                    # Under one lock: what comes from here on is put there by whoever brings it.
+                    old, self._index = self._index, index
+                    is_late = self._is_closed
+                    break
+            for number, (cluster, reduced) in owed:
+                index.put([cluster], reduced[None])
+                self._owed.pop(number, None)
+            for number, prefixes in notes:
+                index.annotate(number, prefixes)
+                self._owed_notes.pop(number, None)
         if old is not None:
             old.close()
         if is_late:
@@ -218,7 +235,7 @@ class ServedIndex:
             owed = {c.id: (c, row) for c, row in zip(clusters, reduced, strict=True)}
             self._owed.update(owed)
         index = self._opened()
-        self._server.ask(lambda: index.put(clusters, reduced))
+        self._server.write(lambda: index.put(clusters, reduced))
         with self._lock:
             for number in owed:
                 self._owed.pop(number, None)
@@ -227,7 +244,7 @@ class ServedIndex:
         with self._lock:
             self._owed_notes[cluster] = dict(prefixes)
         index = self._opened()
-        self._server.ask(lambda: index.annotate(cluster, prefixes))
+        self._server.write(lambda: index.annotate(cluster, prefixes))
         with self._lock:
             self._owed_notes.pop(cluster, None)
 

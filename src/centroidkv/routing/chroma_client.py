@@ -1,0 +1,59 @@
+"""Chroma's client of a server, whose every call has a time limit. Knows no plan.
+
+The client that Chroma gives out waits for ever, has no setting for it, and asks the server already
+while it is made: twice through a session of its own, once through another.
+"""
+
+from urllib.parse import urlparse
+
+from chromadb.api.client import Client
+from chromadb.auth import UserIdentity
+from chromadb.config import Settings
+
+from centroidkv.errors import IndexUnavailable
+
+__all__ = ["connect"]
+
+# A query of a server takes some milliseconds, the upload of a batch some hundred.
+CALL_S = 2.0
+# What a client asks while it is made is answered at once, so a server that hangs is soon known.
+CONNECT_S = 1.0
+
+
+class _BoundedClient(Client):
+    """Gives each session its time limit before it is first used."""
+
+    def get_user_identity(self) -> UserIdentity:
+        _bound(self._server, CONNECT_S)
+        return super().get_user_identity()
+
+    def _validate_tenant_database(self, tenant: str, database: str) -> None:
+        _bound(getattr(self._admin_client, "_server", None), CONNECT_S)
+        super()._validate_tenant_database(tenant=tenant, database=database)
+
+
+def _bound(server: object, seconds: float) -> None:
+    session = getattr(server, "_session", None)
+    if session is None:
+        raise IndexUnavailable("calls of this chromadb cannot be given a time limit")
+    session.timeout = seconds
+
+
+def connect(url: str) -> Client:
+    """Return a client of a server; no call takes longer than CALL_S, none here than CONNECT_S.
+
+    Raises:
+        IndexUnavailable: This chromadb cannot be bounded.
+        Exception: Whatever Chroma raises when the server does not answer.
+    """
+    address = urlparse(url)
+    settings = Settings(
+        anonymized_telemetry=False,
+        chroma_api_impl="chromadb.api.fastapi.FastAPI",
+        chroma_server_host=address.hostname or "localhost",
+        chroma_server_http_port=address.port or (443 if address.scheme == "https" else 8000),
+        chroma_server_ssl_enabled=address.scheme == "https",
+    )
+    client = _BoundedClient(settings=settings)
+    _bound(client._server, CALL_S)
+    return client

@@ -1,0 +1,91 @@
+"""A server of centroid indexes: what could not be put there is put there later, by itself."""
+
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+from test_router import WatchedIndex, make_plan
+
+from centroidkv.errors import IndexUnavailable
+from centroidkv.routing.index_server import IndexServer
+from centroidkv.routing.plan import Plan
+
+
+class FaltersOnce(WatchedIndex):
+    """An index on a server that fails to make one change."""
+
+    has_failed = False
+
+    def annotate(self, cluster: int, prefixes: Mapping[str, str]) -> None:
+        if not self.has_failed:
+            self.has_failed = True
+            raise IndexUnavailable("timed out")
+        super().annotate(cluster, prefixes)
+
+
+class Notes(WatchedIndex):
+    """An index into which a change comes while another one is made."""
+
+    come: Callable[[], None] | None = None
+
+    def annotate(self, cluster: int, prefixes: Mapping[str, str]) -> None:
+        super().annotate(cluster, prefixes)
+        if self.come is not None:
+            come, self.come = self.come, None
+            come()
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 5
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_one_change_that_fails_is_made_behind_the_requests(url: str) -> None:
+    index, counts = FaltersOnce(make_plan()), []
+    server = IndexServer(url, lambda plan: index, counts.append)
+    plan = make_plan()
+    served = server.open(plan)
+    with pytest.raises(IndexUnavailable):
+        served.annotate(0, {"head": "block"})
+    assert until(lambda: server.breaker.state == "closed")
+    assert index.notes == {0: {"head": "block"}}
+    assert served.nearest(plan.reduced()[2]) == 2
+    assert counts == ["index_losses", "index_returns"]
+    server.close()
+
+
+def test_a_change_that_comes_while_an_index_is_taken_is_not_lost(url: str) -> None:
+    index = Notes(make_plan())
+    is_there = threading.Event()
+
+    def connect(plan: Plan) -> WatchedIndex:
+        if not is_there.is_set():
+            raise IndexUnavailable("not yet")
+        return index
+
+    server = IndexServer(url, connect, lambda counter: None)
+    served = server.open(make_plan())
+
+    def annotate(cluster: int) -> None:
+        with pytest.raises(IndexUnavailable):
+            served.annotate(cluster, {"head": f"block {cluster}"})
+
+    index.come = lambda: annotate(1)
+    annotate(0)
+    is_there.set()
+    assert until(lambda: server.breaker.state == "closed")
+    assert index.notes == {0: {"head": "block 0"}, 1: {"head": "block 1"}}
+    server.close()
