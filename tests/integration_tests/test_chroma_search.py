@@ -1,6 +1,9 @@
 """The search settings of the centroid index: near to exact, kept, and renewed when they change."""
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import chromadb
@@ -93,3 +96,27 @@ def test_with_a_domain_the_nearest_that_serves_it_is_found(
     more = Cluster(2000, asked[0], "new", (), ("p",), 0.5, 1, "unheard of")
     index.put([more], asked[:1])
     assert index.nearest(asked[0], "unheard of") == 2000
+
+
+def test_erasing_a_plan_beside_writes_to_another_one_leaves_the_file_sound(tmp_path: Path) -> None:
+    chroma = EmbeddedChroma(tmp_path / "chroma", quarantine=tmp_path / "quarantine")
+    vectors = clumps(140, seed=3)
+    kept = plan_of(vectors[:100])
+    gone = Plan("e" * 64, 1, identity(), kept.clusters[:5])
+    index = chroma.open(kept)
+    later = plan_of(vectors).clusters[100:]
+
+    def erase() -> None:
+        for _ in range(40):
+            chroma.open(gone).close()
+            chroma.erase([gone.id])
+
+    with ThreadPoolExecutor(1) as pool:
+        erased = pool.submit(erase)
+        for cluster in later:
+            index.put([cluster], cluster.centroid[None])
+        erased.result()
+    assert sorted(map(int, index.representatives())) == list(range(140))
+    index.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "chroma/chroma.sqlite3")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -47,6 +47,8 @@ HEAPS = {
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # A tokenizer keeps so many words that it has met, and their tokens.
 TOKENIZER_WORDS = 10_000
+# Python's table of names doubles once (3.8 MB) after so many parts of paths that it has met.
+PATH_NAMES = 120_000
 
 
 class Client:
@@ -163,7 +165,7 @@ def run(folder: Path, seconds: float) -> dict[str, Any]:
         open_engine(folder / "store", chroma=chroma.url, **settings) as engine,
     ):
         Load(engine, 0).build()
-        engine.model.count_tokens(" ".join(map(str, range(10**12, 10**12 + TOKENIZER_WORDS))))
+        fill_tables(engine)
         clients = [Client(engine, n) for n in range(NUM_CLIENTS)]
         threads = [
             threading.Thread(target=drive, args=(c, stop, errors), name="client") for c in clients
@@ -195,6 +197,13 @@ def run(folder: Path, seconds: float) -> dict[str, Any]:
         "dropped_writes": stats.dropped_writes,
         "failed_writes": stats.failed_writes,
     }
+
+
+def fill_tables(engine: Engine) -> None:
+    """Bring the tables of Python and of the tokenizer to the size that a long run gives them."""
+    engine.model.count_tokens(" ".join(map(str, range(10**12, 10**12 + TOKENIZER_WORDS))))
+    for number in range(PATH_NAMES):
+        sys.intern(f"a name met once: {number}")
 
 
 def grown(looks: list[dict[str, float]]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""Chroma's client of a server, whose every call has a time limit. Knows no plan.
+"""Chroma's client of a server, whose every call has a time limit, and its errors. Knows no plan.
 
 The client that Chroma gives out waits for ever, has no setting for it, and asks the server already
 while it is made: twice through a session of its own, once through another.
 """
 
+import contextlib
+from collections.abc import Iterator
 from urllib.parse import urlparse
 
 from chromadb.api.client import Client
@@ -12,7 +14,7 @@ from chromadb.config import Settings
 
 from centroidkv.errors import IndexUnavailable
 
-__all__ = ["connect"]
+__all__ = ["connect", "translated"]
 
 # A query of a server takes some milliseconds, the upload of a batch some hundred.
 CALL_S = 2.0
@@ -43,8 +45,7 @@ def connect(url: str) -> Client:
     """Return a client of a server; no call takes longer than CALL_S, none here than CONNECT_S.
 
     Raises:
-        IndexUnavailable: This chromadb cannot be bounded.
-        Exception: Whatever Chroma raises when the server does not answer.
+        IndexUnavailable: The server does not answer, or this chromadb cannot be bounded.
     """
     address = urlparse(url)
     settings = Settings(
@@ -54,6 +55,18 @@ def connect(url: str) -> Client:
         chroma_server_http_port=address.port or (443 if address.scheme == "https" else 8000),
         chroma_server_ssl_enabled=address.scheme == "https",
     )
-    client = _BoundedClient(settings=settings)
-    _bound(client._server, CALL_S)
+    with translated():
+        client = _BoundedClient(settings=settings)
+        _bound(client._server, CALL_S)
     return client
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn whatever Chroma raises, its native panics included, into one error of ours."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, IndexUnavailable):
+        raise
+    except BaseException as error:
+        raise IndexUnavailable(f"Chroma: {type(error).__name__}: {error}") from error

@@ -26,7 +26,8 @@ from filelock import FileLock, Timeout
 
 from centroidkv.errors import IndexUnavailable
 from centroidkv.files import write_atomic
-from centroidkv.routing.chroma_client import connect
+from centroidkv.routing.chroma_client import connect, translated
+from centroidkv.routing.exclusion import Exclusion
 from centroidkv.routing.index_folder import (
     digest_of,
     erase_folder,
@@ -43,6 +44,7 @@ _log = logging.getLogger("centroidkv")
 
 __all__ = ["ChromaIndex", "EmbeddedChroma", "drop_from_server", "open_server"]
 
+Calling = Callable[[], contextlib.AbstractContextManager[None]]
 BATCH = 1000
 # Neighbours asked for with a domain. One of these serves it as a rule. Chroma's own filter looks at
 # every centroid (39 ms for 20,000, half a second for 100,000); the plan in memory knows the others.
@@ -55,26 +57,35 @@ HNSW = {"space": "l2", "ef_construction": 200, "max_neighbors": 24, "ef_search":
 class ChromaIndex:
     """Centroids of one plan in a Chroma collection. See `CentroidIndex` for the contract.
 
-    Without `with_texts`, Chroma has numbers alone: of an encrypted store, no question.
+    Every call of Chroma's is made in a context of `calling`. Without `with_texts`, Chroma has
+    numbers alone: of an encrypted store, no question.
 
     Raises:
         IndexUnavailable: From every method, when Chroma does not answer.
     """
 
     def __init__(
-        self, client: Any, plan: Plan, release: Callable[[], None], *, with_texts: bool = True
+        self,
+        client: Any,
+        plan: Plan,
+        release: Callable[[], None],
+        *,
+        calling: Calling | None = None,
+        with_texts: bool = True,
     ) -> None:
         self._release = release
+        self._calling = calling or translated
         self._with_texts = with_texts
         self._plan = plan
         self._domains: dict[str, dict[int, Cluster]] = {}
         self._scans: dict[str, MemoryIndex] = {}
         self._noting = threading.Lock()
         self._note(plan.clusters)
-        with _translated():
+        with self._calling():
             self._collection = _collection(client, plan)
-            if self._collection.count() != len(plan.clusters):
-                self.put(plan.clusters, plan.reduced())
+            is_whole = self._collection.count() == len(plan.clusters)
+        if not is_whole:
+            self.put(plan.clusters, plan.reduced())
 
     def nearest(self, vector: FloatArray, domain: str | None = None) -> int | None:
         if domain is None:
@@ -88,7 +99,7 @@ class ChromaIndex:
 
     def _neighbours(self, vector: FloatArray, most: int) -> list[int]:
         """Return the ids of the nearest clusters, nearest first."""
-        with _translated():
+        with self._calling():
             found = self._collection.query(
                 query_embeddings=vector[None].tolist(),
                 n_results=most,
@@ -115,7 +126,7 @@ class ChromaIndex:
 
     def put(self, clusters: Sequence[Cluster], reduced: FloatArray) -> None:
         self._note(clusters)
-        with _translated():
+        with self._calling():
             for start in range(0, len(clusters), BATCH):
                 part = clusters[start : start + BATCH]
                 self._collection.upsert(
@@ -125,14 +136,14 @@ class ChromaIndex:
                 )
 
     def annotate(self, cluster: int, prefixes: Mapping[str, str]) -> None:
-        with _translated():
+        with self._calling():
             self._collection.update(
                 ids=[str(cluster)],
                 metadatas=[{"last_blocks": json.dumps(dict(prefixes), sort_keys=True)}],
             )
 
     def faults(self, plan_vectors: FloatArray) -> list[str]:
-        with _translated():
+        with self._calling():
             rows = self._collection.get(include=["embeddings"])
         held = dict(zip(map(int, rows["ids"]), np.asarray(rows["embeddings"]), strict=True))
         wrong = [
@@ -146,13 +157,13 @@ class ChromaIndex:
 
     def representatives(self) -> dict[str, str]:
         """Return the representative of each entry, as Chroma has it."""
-        with _translated():
+        with self._calling():
             rows = self._collection.get(include=["metadatas"])
         entries = zip(rows["ids"], rows["metadatas"], strict=True)
         return {entry: str(about["representative"]) for entry, about in entries}
 
     def close(self) -> None:
-        with _translated():
+        with translated():
             self._release()
 
 
@@ -176,32 +187,27 @@ def _collection(client: Any, plan: Plan) -> Any:
 
 def open_server(url: str, plan: Plan, *, with_texts: bool = True) -> ChromaIndex:
     """Use a Chroma server that several processes share; every call has a time limit."""
-    client = _connect(url)
+    client = connect(url)
     try:
         return ChromaIndex(client, plan, client.close, with_texts=with_texts)
     except BaseException:
-        with contextlib.suppress(IndexUnavailable), _translated():
+        with contextlib.suppress(IndexUnavailable), translated():
             client.close()
         raise
 
 
-def _connect(url: str) -> Any:
-    with _translated():
-        return connect(url)
-
-
 def drop_from_server(url: str, plan_id: str) -> None:
     """Delete the collection of a plan on a Chroma server."""
-    client = _connect(url)
+    client = connect(url)
     try:
         _drop(client, plan_id)
     finally:
-        with _translated():
+        with translated():
             client.close()
 
 
 def _drop(client: Any, plan_id: str) -> None:
-    with _translated(), contextlib.suppress(NotFoundError):
+    with translated(), contextlib.suppress(NotFoundError):
         client.delete_collection(f"centroids-{plan_id}")
 
 
@@ -214,6 +220,9 @@ class EmbeddedChroma:
         # The thread that opens the folder need not be the one that closes it.
         self._file_lock = FileLock(folder.with_name("chroma.lock"), mode=0o600, thread_local=False)
         self._lock = threading.Lock()
+        # Chroma has a SQLite of its own. Two of them in one process do not keep each other out of
+        # a file: where one closes it, the locks of the other are gone.
+        self._calls = Exclusion()
         self._client: Any = None
         self._num_users = 0
         self._is_sound = True
@@ -229,7 +238,7 @@ class EmbeddedChroma:
                 self._open_folder()
             self._num_users += 1
         try:
-            return ChromaIndex(self._client, plan, self._leave)
+            return ChromaIndex(self._client, plan, self._leave, calling=self._calling)
         except BaseException:
             # Not sealed behind this, so the next one to open it makes it anew.
             self._is_sound = False
@@ -245,7 +254,8 @@ class EmbeddedChroma:
         with self._lock:
             if self._client is None:
                 raise IndexUnavailable(f"{self._folder} is not open in this process")
-            _drop(self._client, plan_id)
+            with self._calls.together():
+                _drop(self._client, plan_id)
 
     def erase(self, plan_ids: Sequence[str]) -> None:
         """Delete the collections of plans that are not open, and what files still hold of them.
@@ -259,9 +269,15 @@ class EmbeddedChroma:
             if self._client is None:
                 erase_folder(self._folder)
                 return
-            for plan_id in plan_ids:
-                _drop(self._client, plan_id)
-            scrub_file(self._folder / "chroma.sqlite3")
+            with self._calls.alone():
+                for plan_id in plan_ids:
+                    _drop(self._client, plan_id)
+                scrub_file(self._folder / "chroma.sqlite3")
+
+    @contextlib.contextmanager
+    def _calling(self) -> Iterator[None]:
+        with self._calls.together(), translated():
+            yield
 
     def _open_folder(self) -> None:
         try:
@@ -274,7 +290,7 @@ class EmbeddedChroma:
         self._is_sound = True
         try:
             prepare_folder(self._folder, self._quarantine)
-            with _translated():
+            with translated():
                 self._client = chromadb.PersistentClient(
                     path=str(self._folder), settings=_settings()
                 )
@@ -318,14 +334,3 @@ def _metadata(cluster: Cluster, *, with_texts: bool) -> dict[str, str | int | fl
 def _serves(domain: str) -> str:
     """Return the key that a cluster's entry has for each domain it serves."""
     return f"serves:{domain}"
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Turn whatever Chroma raises, its native panics included, into one error of ours."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, IndexUnavailable):
-        raise
-    except BaseException as error:
-        raise IndexUnavailable(f"Chroma: {type(error).__name__}: {error}") from error
