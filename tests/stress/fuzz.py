@@ -34,10 +34,10 @@ def main() -> int:
     seconds = 4 if args.quick else args.seconds
     Path(args.findings).mkdir(parents=True, exist_ok=True)
     runs = {name: _run(name, seconds, args.findings) for name in chosen}
-    findings = sum(not run["sound"] for run in runs.values())
-    counts = {"seconds_each": seconds, "targets": runs, "findings": findings}
+    violations = [f"a finding in {name}" for name, run in runs.items() if not run["sound"]]
+    counts = {"seconds_each": seconds, "targets": runs, "violations": violations}
     sys.stdout.write(json.dumps(counts) + "\n")
-    return int(findings > 0)
+    return int(bool(violations))
 
 
 def _arguments() -> argparse.Namespace:

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +25,10 @@ from centroidkv.errors import (
 from centroidkv.observers.request_log import FIELDS
 from centroidkv.observers.tracing import ATTRIBUTES, SPANS
 from centroidkv.observing import NO_OBSERVER, RequestSeen, RouteSeen
+from centroidkv.types import FloatArray
+from small_parts import HashEmbedder
+from word_bank import QUESTIONS, search
+from word_bank import ask as ask_for
 
 Opening = Callable[..., Engine]
 TEXTS = {
@@ -299,6 +303,51 @@ def test_no_text_of_a_users_is_seen(
     assert seen.count('"request_id"') >= 5
     for kind, text in TEXTS.items():
         assert text not in seen.lower(), kind
+
+
+class Quoting(HashEmbedder):
+    """An embedder whose errors quote what it was given."""
+
+    is_sound = True
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        if not self.is_sound:
+            raise ConnectionError(f"no answer to {list(texts)}")
+        return super().embed(texts)
+
+
+def test_no_text_of_a_users_is_logged_when_an_embedder_or_a_chain_quotes_it(
+    open_engine: Opening, caplog: pytest.LogCaptureFixture
+) -> None:
+    embedder = Quoting()
+    engine = open_engine(embedder=embedder)
+    past = [f"{question} {TEXTS['question']}" for question in QUESTIONS]
+    engine.build(questions=past, retriever=search, num_clusters=3, max_pins=1, pca_dim=8)
+
+    def chain(question: str) -> None:
+        raise ValueError(f"too long: {question}")
+
+    report = engine.warm(chain)
+    assert any(TEXTS["question"] in problem for problem in report.problems)  # so it could be seen
+    embedder.is_sound = False
+    assert ask_for(engine, f"What is the {TEXTS['question']}?").token_ids
+    assert caplog.text.count("the chain raised ValueError") == 2
+    assert "the embedder raised ConnectionError" in caplog.text
+    assert TEXTS["question"] not in caplog.text
+
+
+def test_no_text_of_a_users_is_logged_when_work_behind_answers_fails(
+    open_engine: Opening, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = open_engine()
+
+    def fail() -> None:
+        raise KeyError(TEXTS["prompt"])
+
+    engine.store.writer.submit(fail)
+    engine.flush()
+    assert "KV could not be stored (KeyError)" in caplog.text
+    assert TEXTS["prompt"] not in caplog.text
 
 
 class Broken:

@@ -17,6 +17,7 @@ from centroidkv.blend.computing import computed, prefilled
 from centroidkv.blend.heads import Head, PromptHeads, TokenIds
 from centroidkv.blend.passages import BlendingModel, PassageStore
 from centroidkv.blend.spans import Unit
+from centroidkv.error_kinds import kind_of
 from centroidkv.kv.blocks import Piece
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.serving.learning import Learner
@@ -118,7 +119,7 @@ class PassageLearner:
                 self.fill(head, passages)
                 self.fill_firsts(head, shown.firsts(head))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not the answer's
-            _log.warning("passages were not computed ahead: %s", error)
+            _log.warning("passages were not computed ahead: %s", kind_of(error))
             self._count("failed_passages")
 
     def fill(self, head: Head, passages: Iterable[TokenIds]) -> int:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
+from centroidkv.error_kinds import kind_of
+
 _log = logging.getLogger("centroidkv")
 
 Job: TypeAlias = Callable[[], None]
@@ -106,8 +108,4 @@ class WriteBehind:
         self.num_failed += 1
         if not self._warned:
             self._warned = True
-            _log.warning(
-                "KV could not be stored (%s: %s); answers go on without it",
-                type(error).__name__,
-                error,
-            )
+            _log.warning("KV could not be stored (%s); answers go on without it", kind_of(error))

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from centroidkv.error_kinds import kind_of
 from centroidkv.errors import ConfigError
 from centroidkv.kv.blocks import block_id
 from centroidkv.protocols import CausalModel, Progress
@@ -71,6 +72,7 @@ class Warmer:
         self._bytes_per_token = 0
         self._counts: Counter[str] = Counter()
         self._problems: Counter[str] = Counter()
+        self._said: dict[str, str] = {}  # of problems, as logs may have them
 
     def warm(self, invoke: Invoke, progress: Progress) -> WarmReport:
         """Fill every cluster by running `invoke(question)` for two of its members.
@@ -118,8 +120,11 @@ class Warmer:
 
     def _failed(self, cluster: Cluster, error: Exception) -> None:
         reason = f"the chain raised {type(error).__name__}: {error}"
-        if reason not in self._problems:
-            _log.warning("cluster %d could not be warmed: %s", cluster.id, reason)
+        # The report is the caller's; in a log, the error's text may quote a past question.
+        said = f"the chain raised {kind_of(error)}"
+        if said not in self._said.values():
+            _log.warning("cluster %d could not be warmed: %s", cluster.id, said)
+        self._said[reason] = said
         self._problems[reason] += 1
 
     def _settle(self, cluster: Cluster, runs: list[WarmingRun]) -> None:
@@ -258,7 +263,10 @@ class Warmer:
     def _report(self, begin: float) -> WarmReport:
         self._store.writer.flush()
         total = self._counts["clusters"]
-        for reason, count in self._problems.items():
+        said: Counter[str] = Counter()
+        for problem, count in self._problems.items():
+            said[self._said.get(problem, problem)] += count
+        for reason, count in said.items():
             _log.warning("%d of %d clusters not warmed: %s", count, total, reason)
         return WarmReport(
             num_clusters=total,

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from centroidkv.error_kinds import kind_of
 from centroidkv.errors import CacheCorrupt
 from centroidkv.files import set_aside
 from centroidkv.sqlite_checks import Checked, is_damage
@@ -111,7 +112,7 @@ def open_history(
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
-        _log.warning("%s is damaged (%s); a new one is begun", path, error)
+        _log.warning("%s is damaged (%s); a new one is begun", path, kind_of(error))
         set_aside(path, quarantine)
         return History(path, namespace, vault)
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from centroidkv.error_kinds import kind_of
 from centroidkv.errors import CacheError
 from centroidkv.protocols import CentroidIndex, Embedder
 from centroidkv.routing.admission import distance
@@ -95,7 +96,7 @@ class Router:
         try:
             index: CentroidIndex = self._open_index(plan)
         except CacheError as error:
-            self._report(error)
+            self._lost(error)
             index = naive
         return _InForce(plan, index, naive)
 
@@ -141,7 +142,7 @@ class Router:
                 try:
                     current.index.put([cluster], reduced)
                 except CacheError as error:
-                    self._report(error)
+                    self._lost(error)
 
     def annotate(self, cluster: int, prefixes: dict[str, str], *, plan: str | None = None) -> None:
         """Note a cluster's KV in the index of a plan that serves; the manifest is the truth."""
@@ -150,7 +151,7 @@ class Router:
                 try:
                     serving.index.annotate(cluster, prefixes)
                 except CacheError as error:
-                    self._report(error)
+                    self._lost(error)
                 return
 
     def route(self, question: str, domain: str | None = None) -> Route:
@@ -179,13 +180,15 @@ class Router:
         """Embed a question; no vector at all when the embedder fails."""
         try:
             vector = np.asarray(self.embedder.embed([self._masked(question)])[0], np.float32)
-            if not np.isfinite(vector).all():
-                # It would be in the history, and the next plan could not be fitted.
-                raise ValueError("the embedder gave a vector that is NaN or infinite")
-            return vector
         except Exception as error:  # noqa: BLE001 - any embedder's failure only costs the route
-            self._report(error)
+            # Not the error itself: its message may quote the question.
+            self._report("without a route", f"the embedder raised {kind_of(error)}")
             return np.empty(0, np.float32)
+        if not np.isfinite(vector).all():
+            # It would be in the history, and the next plan could not be fitted.
+            self._report("without a route", "the embedder gave a vector that is NaN or infinite")
+            return np.empty(0, np.float32)
+        return vector
 
     def _nearest(self, current: _InForce, reduced: FloatArray, domain: str | None) -> int | None:
         try:
@@ -193,15 +196,17 @@ class Router:
             self._is_lost = False
             return found
         except CacheError as error:
-            self._report(error)
+            self._lost(error)
             self._is_lost = True
             return current.naive.nearest(reduced, domain)
 
-    def _report(self, error: Exception) -> None:
+    def _lost(self, error: CacheError) -> None:
+        self._report("from the plan in memory", str(error))
+
+    def _report(self, how: str, why: str) -> None:
         self.num_index_failures += 1
         if self.num_index_failures == 1:
-            how = "from the plan in memory" if isinstance(error, CacheError) else "without a route"
-            _log.warning("routing goes on %s: %s", how, error)
+            _log.warning("routing goes on %s: %s", how, why)
 
     def faults(self) -> list[str]:
         """Compare the centroid indexes with the plans that serve; [] means sound."""
@@ -241,4 +246,4 @@ class Router:
         try:
             index.close()
         except CacheError as error:
-            self._report(error)
+            self._lost(error)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from centroidkv.error_kinds import kind_of
 from centroidkv.errors import CacheCorrupt, ConfigError, StoreError
 from centroidkv.files import set_aside
 from centroidkv.sqlite_checks import Checked, is_damage
@@ -225,7 +226,9 @@ class AnswerStore:
             try:
                 return self._work(work)
             except (sqlite3.Error, OSError) as error:
-                raise StoreError(f"answers cannot be kept in {self._path}: {error}") from error
+                raise StoreError(
+                    f"answers cannot be kept in {self._path}: {kind_of(error)}"
+                ) from error
 
     def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Work on the file, or if it is damaged, on a new one."""
@@ -234,7 +237,7 @@ class AnswerStore:
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
-            _log.warning("%s is damaged (%s); a new one is begun", self._path, error)
+            _log.warning("%s is damaged (%s); a new one is begun", self._path, kind_of(error))
         self._disconnect()
         set_aside(self._path, self._quarantine)
         return work(self._connected())

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from centroidkv.error_kinds import kind_of
 from centroidkv.errors import CacheCorrupt
 from centroidkv.kv.blocks import pack, unpack
 from centroidkv.sqlite_files import open_or_begin
@@ -136,4 +137,4 @@ class DraftStore:
     def _failed(self, error: sqlite3.Error) -> None:
         if not self._warned:
             self._warned = True
-            _log.warning("answers are decoded without drafts: %s", error)
+            _log.warning("answers are decoded without drafts: %s", kind_of(error))

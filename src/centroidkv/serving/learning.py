@@ -7,6 +7,7 @@ else runs behind it in a queue.
 import logging
 from collections.abc import Mapping, Sequence
 
+from centroidkv.error_kinds import kind_of
 from centroidkv.kv.blocks import BLOCK_TOKENS, Piece, block_id, chain
 from centroidkv.kv.manifest import PrefixRow
 from centroidkv.plan_config import PlanConfig
@@ -79,7 +80,7 @@ class Learner:
 
     def fault(self, counter: str, error: Exception) -> None:
         """Count an internal fault and say so."""
-        _log.warning("the request goes on without the cache: %s", error)
+        _log.warning("the request goes on without the cache: %s", kind_of(error))
         self._count([counter])
 
     def count(self, usage: Usage) -> None:

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
+from centroidkv.error_kinds import kind_of
 from centroidkv.kv.tiers import TieredBlocks
 
 _log = logging.getLogger("centroidkv")
@@ -32,7 +33,7 @@ class Prefetcher:
                     self._blocks.prefetch(row.block)
         except Exception as error:  # noqa: BLE001
             # A prefetch only saves time; the request itself will meet and report the fault.
-            _log.warning("a cluster was not loaded ahead: %s", error)
+            _log.warning("a cluster was not loaded ahead: %s", kind_of(error))
             self._count()
 
     def _count(self) -> None:

@@ -1,5 +1,6 @@
 """Work behind the answers: in order, once, bounded, and never the answer's problem."""
 
+import errno
 import threading
 
 import pytest
@@ -52,7 +53,7 @@ def test_a_job_larger_than_the_queue_runs_when_nothing_waits(writer: WriteBehind
 
 def test_a_failing_job_is_counted_and_the_next_ones_run(writer: WriteBehind, caplog) -> None:
     def fail() -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     done: list[int] = []
     for _ in range(3):
