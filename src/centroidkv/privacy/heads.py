@@ -16,7 +16,33 @@ from centroidkv.privacy.report import Held
 from centroidkv.privacy.wanted import Wanted
 from centroidkv.protocols import CausalModel
 
-__all__ = ["HeadsPlace"]
+__all__ = ["HeadFilesPlace", "HeadsPlace"]
+
+
+class HeadFilesPlace:
+    """Files of heads that no open engine has: nothing tells what stands in them but their age."""
+
+    name = "heads"
+
+    def __init__(self, files: Callable[[], list[Path]]) -> None:
+        self._files = files
+
+    def find(self, wanted: Wanted) -> list[Held]:
+        return [Held(self.name, path.name, "") for path in self._found(wanted)]
+
+    def _found(self, wanted: Wanted) -> list[Path]:
+        if wanted.before_s is None:
+            return self._files()
+        return [path for path in self._files() if path.stat().st_mtime < wanted.before_s]
+
+    def forget(self, wanted: Wanted) -> int:
+        found = self._found(wanted)
+        for path in found:
+            path.unlink(missing_ok=True)
+        return len(found)
+
+    def scrub(self) -> str | None:
+        return None
 
 
 class HeadsPlace:

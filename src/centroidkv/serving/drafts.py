@@ -17,7 +17,7 @@ from pathlib import Path
 from centroidkv.errors import CacheCorrupt
 from centroidkv.kv.blocks import pack, unpack
 from centroidkv.sqlite_files import open_or_begin
-from centroidkv.sqlite_scrubbing import ages_of, erasing, scrub
+from centroidkv.sqlite_scrubbing import ages_of, erasing, oldest_of, scrub
 from centroidkv.types import Drafts
 from centroidkv.vault import IN_THE_CLEAR, Vault
 
@@ -135,6 +135,11 @@ class DraftStore:
         with self._lock:
             rows = [r for n in namespaces for r in self._db.execute(query, (n, limit)).fetchall()]
         return [Kept(number, self._tokens(answer), stored_s) for number, answer, stored_s in rows]
+
+    def oldest(self) -> dict[str, float]:
+        """Return by namespace when its oldest draft was stored."""
+        with self._lock:
+            return oldest_of(self._db, "drafts")
 
     def forget(self, drafts: Sequence[Kept]) -> None:
         """Remove drafts."""
