@@ -109,3 +109,29 @@ def test_what_cannot_be_swept_is_not_served(
     again = engine.generate(PROMPT, max_tokens=4)
     assert (again.usage.outcome, again.token_ids) == ("miss", done.token_ids)
     assert engine.answers.get("1") is None
+
+
+def test_what_prompts_began_with_is_too_old_when_it_was_not_used(
+    open_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = open_engine(ttl_s=DAY)
+    old, used = (engine.model.encode(f"{n} {PROMPT}").token_ids for n in ("old", "used"))
+    for head in (old, used):
+        engine._policies.blend.heads.add(head)
+    engine.close()
+    shift(tmp_path / "store", -2 * DAY)
+    engine = open_engine()  # keeps all, and uses one
+    assert engine._policies.blend.heads.find(used) is not None
+    engine.close()
+    heads = open_engine(ttl_s=DAY)._policies.blend.heads
+    assert [h.token_ids for h in heads.held()] == [used]
+
+
+def test_forgetting_what_is_old_forgets_old_heads(open_engine: Callable[..., Engine]) -> None:
+    engine = open_engine()
+    engine._policies.blend.heads.note(range(100))
+    engine._policies.blend.heads.add(range(50, 90))
+    assert engine.forget(older_than_s=60).forgotten.get("heads") is None
+    report = engine.forget(older_than_s=0)
+    assert (report.forgotten.get("heads"), report.is_proven) == (2, True)
+    assert engine._policies.blend.heads.held() == []

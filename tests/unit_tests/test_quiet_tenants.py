@@ -51,6 +51,7 @@ def test_what_a_tenant_left_is_gone_though_nobody_opens_it(
     assert traces(store) == []
     # Its built questions stay, as do the opener's own prompt and its draft.
     assert num_rows(store, "answers", "answers") == 0
+    assert list((store / "heads").glob("*.json")) == []
     assert num_rows(store, "drafts", "drafts") == 1
     engine = open_engine(**OPTIONS, **options)
     zeta = engine.for_tenant("zeta")
