@@ -121,6 +121,9 @@ class Care(ABC):
         """Tell whether the setting `redact` would change any of these: then none is stored."""
         return any(map(self._learner.redactor.is_personal, texts))
 
+    def _masked(self, text: str) -> str:
+        return self._learner.redactor.masked(text)
+
     @abstractmethod
     def flush(self) -> None:
         """Wait until everything learnt so far is on disk."""

@@ -16,6 +16,7 @@ from centroidkv.care import Care
 from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError, StoreError
 from centroidkv.kv.blocks import namespace_id
+from centroidkv.kv.holdings import owner_of
 from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.plan_config import PlanConfig
 from centroidkv.policies import Policies
@@ -26,7 +27,8 @@ from centroidkv.preparing.refit import RefitReport
 from centroidkv.preparing.refreshing import RefreshReport
 from centroidkv.preparing.upkeep import Upkeep
 from centroidkv.preparing.warm import Warmer, WarmReport
-from centroidkv.privacy.opening import open_expiry, open_privacy
+from centroidkv.privacy.expiry import Expiry
+from centroidkv.privacy.opening import finish_forgetting, open_expiry, open_privacy
 from centroidkv.progress import no_progress, progress_bar
 from centroidkv.protocols import CausalModel, Embedder
 from centroidkv.redaction import Redact
@@ -72,8 +74,9 @@ class Engine(Care):
         for problem in self.versions.load():
             self._learner.fault("damaged_plans", problem)
         self._privacy = open_privacy(self._learner, model, self._records, self._policies)
-        self._expiry = open_expiry(self._privacy, self._learner)
-        self._finish_forgetting()
+        self._expiry = open_expiry(self._privacy, self._learner, model, self._expiries)
+        for other in finish_forgetting(self._privacy, self._expiry, store):
+            self.for_tenant(other)
         self._retrieving.preload()
 
     @classmethod
@@ -106,34 +109,31 @@ class Engine(Care):
         loaded_model = open_model(model, tokenizer, config)
         return cls(Store.open(path, config), loaded_model, loaded_embedder)
 
-    def for_tenant(self, tenant: str) -> "Engine":
+    def for_tenant(self, tenant: str, *, ttl_s: float | None = None) -> "Engine":
         """Return the engine of another tenant over the same store, model and budgets.
 
         Nothing that one tenant stored is found for another. The name must come from the server
-        that knows who asks, never from the prompt. Asking again gives the same engine.
+        that knows who asks, never from the prompt. Asking again gives the same engine. A tenant's
+        own `ttl_s` is remembered, also for when nobody opens the tenant any more.
 
         Raises:
-            ConfigError: The tenant is not a string.
+            ConfigError: The tenant is not a string, or is open with another `ttl_s`.
         """
         self._require_open()
-        return self._tenants.of(tenant)
-
-    def _of_tenant(self, tenant: str) -> "Engine":
-        engine = Engine(self.store.for_tenant(tenant), self.model, self.router.embedder)
-        engine._tenants = self._tenants
+        engine = self._tenants.of(tenant, ttl_s)
+        held_s = engine.config.ttl_s
+        if ttl_s not in (None, held_s):
+            raise ConfigError(f"tenant {tenant!r} is open with ttl_s={held_s}; close it first")
         return engine
 
-    def _finish_forgetting(self) -> None:
-        """Go on where a forgetting was broken off, for every tenant before anyone asks."""
-        if self.store.read_only:
-            return
-        self._privacy.resume()
-        self._expiry.look()
-        for tenant in self._privacy.others() if self.store.is_owner else ():
-            self.for_tenant(tenant)
+    def _of_tenant(self, tenant: str, ttl_s: float | None) -> "Engine":
+        engine = Engine(self.store.for_tenant(tenant, ttl_s), self.model, self.router.embedder)
+        engine._tenants = self._tenants
+        engine._expiry.join(self._expiry)
+        return engine
 
-    def _masked(self, text: str) -> str:
-        return self._learner.redactor.masked(text)
+    def _expiries(self) -> dict[str, Expiry]:
+        return {owner_of(e.config.tenant_key): e._expiry for e in self._tenants.opened()}
 
     # offline
 

@@ -63,8 +63,9 @@ class ModelTrial(Engine):
         require_share(share)
         return cls(engine, open_model(model, tokenizer, engine.config), share=share)
 
-    def _of_tenant(self, tenant: str) -> Engine:
-        other = ModelTrial(self.engine.for_tenant(tenant), self.model, share=self.share)
+    def _of_tenant(self, tenant: str, ttl_s: float | None) -> Engine:
+        own = self.engine.for_tenant(tenant, ttl_s=ttl_s)
+        other = ModelTrial(own, self.model, share=self.share)
         other._tenants, other._opener = self._tenants, self._opener
         return other
 

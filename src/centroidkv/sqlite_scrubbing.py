@@ -6,7 +6,7 @@ Knows no table's meaning.
 
 import sqlite3
 
-__all__ = ["NOW_S", "ages_of", "erasing", "scrub"]
+__all__ = ["NOW_S", "ages_of", "erasing", "oldest_of", "scrub"]
 
 NOW_S = "CAST(strftime('%s', 'now') AS INTEGER)"
 
@@ -33,6 +33,12 @@ END;
 INSERT OR IGNORE INTO {table}_ages SELECT number, {NOW_S} FROM {table}
     WHERE number NOT IN (SELECT number FROM {table}_ages);
 """
+
+
+def oldest_of(db: sqlite3.Connection, table: str) -> dict[str, float]:
+    """Return by namespace when the oldest row of a table with ages was stored."""
+    query = f"SELECT namespace, MIN(stored_s) FROM {table} JOIN {table}_ages USING (number)"
+    return {str(n): float(s) for n, s in db.execute(f"{query} GROUP BY namespace").fetchall()}
 
 
 def erasing(db: sqlite3.Connection) -> None:

@@ -36,7 +36,9 @@ from centroidkv.centroids import Centroids, EmbeddedCentroids, ScannedCentroids,
 from centroidkv.config import EngineConfig
 from centroidkv.errors import StoreError, StoreNotFound
 from centroidkv.kv.disk import DiskBlocks
+from centroidkv.kv.holdings import owner_of
 from centroidkv.kv.memory import MemoryBlocks
+from centroidkv.kv.owners import note_ttl, noted_ttls
 from centroidkv.kv.remote import RemoteBlocks
 from centroidkv.kv.remote_opening import open_remote
 from centroidkv.kv.tiers import TieredBlocks
@@ -109,6 +111,8 @@ class Store:
         self.observers = self._open_observers(self.parts)
         self.precisions: dict[str, Precision] = {}  # by model; see `approval.settled_precision`
         self.is_owner = True
+        if config.tenant:
+            self._settle_ttl(config.ttl_s)
 
     @classmethod
     def open(
@@ -219,12 +223,29 @@ class Store:
         if self.read_only:
             raise StoreError(f"cannot {purpose}: the store {self.path} is read-only")
 
-    def for_tenant(self, tenant: str) -> "Store":
-        """Return this store with another tenant's settings; files and budgets stay shared."""
+    def for_tenant(self, tenant: str, ttl_s: float | None = None) -> "Store":
+        """Return this store with another tenant's settings; files and budgets stay shared.
+
+        Its `ttl_s` is the one given, or given before, or this store's.
+        """
         view = copy.copy(self)
-        view.config = replace(self.config, tenant=tenant)
+        own_s = self.config.ttl_s if ttl_s is None else ttl_s
+        view.config = replace(self.config, tenant=tenant, ttl_s=own_s)
+        view._settle_ttl(ttl_s)
         view.is_owner = False
         return view
+
+    def _settle_ttl(self, given_s: float | None) -> None:
+        """Note how long this tenant's entries live, or if nothing is said now, recall it."""
+        owner, manifest = owner_of(self.config.tenant_key), self.blocks.disk.manifest
+        try:
+            if given_s is None:
+                ttl_s = noted_ttls(manifest).get(owner, self.config.ttl_s)
+                self.config = replace(self.config, ttl_s=ttl_s)
+            elif not self.read_only:
+                note_ttl(manifest, owner, given_s)
+        except sqlite3.Error as error:
+            _log.warning("the manifest does not keep the tenant's ttl_s: %s", error)
 
     def flush(self) -> None:
         """Wait until everything learnt so far is on disk, and sent to the remote, if there is one.

@@ -27,15 +27,15 @@ E = TypeVar("E", bound=_Closable)
 class Tenants(Generic[E]):
     """Engines by tenant. `make` makes one that shares what `opener` has open."""
 
-    def __init__(self, name: str, opener: E, make: Callable[[str], E]) -> None:
+    def __init__(self, name: str, opener: E, make: Callable[[str, float | None], E]) -> None:
         self._opener = opener
         self._make = make
         self._engines = {name: opener}
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def of(self, tenant: str) -> E:
-        """Return a tenant's engine; one that was closed alone is made anew.
+    def of(self, tenant: str, ttl_s: float | None = None) -> E:
+        """Return a tenant's engine; one that was closed alone is made anew, with this `ttl_s`.
 
         Raises:
             ConfigError: All were closed.
@@ -45,8 +45,13 @@ class Tenants(Generic[E]):
                 raise ConfigError(CLOSED)
             known = self._engines.get(tenant)
             if known is None or known.is_closed:
-                known = self._engines[tenant] = self._make(tenant)
+                known = self._engines[tenant] = self._make(tenant, ttl_s)
             return known
+
+    def opened(self) -> list[E]:
+        """Return the engines that are open."""
+        with self._lock:
+            return [engine for engine in self._engines.values() if not engine.is_closed]
 
     def close(self, engine: E) -> None:
         """Close all others when the one that opened the store closes."""

@@ -10,7 +10,8 @@ from centroidkv import Engine
 from centroidkv.kv.blocks import pack
 from centroidkv.models.drafting import Kind, Pace
 from centroidkv.models.transformers_model import TransformersModel
-from centroidkv.serving.drafts import ANSWERS_PER_CLUSTER, DraftStore
+from centroidkv.serving import drafts
+from centroidkv.serving.drafts import ANSWERS_PER_CLUSTER, LOOK_EVERY, DraftStore
 from centroidkv.types import Drafts
 from word_bank import ask, build_and_warm
 
@@ -67,6 +68,36 @@ def test_no_namespace_sees_anothers_answers(tmp_path: Path) -> None:
     assert theirs.find((1, 3), "c").answers == ()
     mine.close()
     theirs.close()
+
+
+def test_many_answers_of_one_namespace_leave_those_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafts, "MOST_ANSWERS", 10)
+    mine, theirs = opened(tmp_path), opened(tmp_path, "two")
+    mine.keep((1, 2), "c", (5, 6))
+    for number in range(3 * LOOK_EVERY):
+        theirs.keep((3, 4), "c", (number,))
+    for number in range(2 * LOOK_EVERY + 1):
+        theirs.keep((4, number), "c", (number,))
+    assert mine.find((1, 2), "c").repeat == (5, 6)
+    kept = [k.answer for k in theirs.held(["two"])]
+    assert kept == [(n,) for n in range(2 * LOOK_EVERY - 9, 2 * LOOK_EVERY + 1)]
+    mine.close()
+    theirs.close()
+
+
+def test_an_answer_given_again_is_the_newest_and_has_one_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafts, "MOST_ANSWERS", 2)
+    monkeypatch.setattr(drafts, "LOOK_EVERY", 1)
+    store = opened(tmp_path)
+    for prompt in (1, 2, 1, 3):
+        store.keep((prompt,), "c", (prompt,))
+    assert [k.answer for k in store.held(["one"])] == [(1,), (3,)]
+    assert store._db.execute("SELECT COUNT(*) FROM drafts_ages").fetchone() == (2,)
+    store.close()
 
 
 def test_a_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,35 +9,8 @@ import pytest
 
 from centroidkv import Engine
 from centroidkv.errors import ConfigError, StoreError
-from centroidkv.serving.answers import Answer
-from word_bank import QUESTIONS, ask, build_and_warm
-
-ASKED = "did Zebulon Quibble of 12 Nowhere Lane win at the races"
-PROMPT = f"{'Something worth more than a block of tokens. ' * 3}{ASKED}"
-DAY = 86400
-OPTIONS = {"near_misses": 1, "online_radius": 0.01}
-
-
-def shift(store: Path, seconds: int) -> None:
-    """Let everything in a store have been stored so many seconds later."""
-    for name, query in (
-        ("manifest", "UPDATE blocks SET stored_s = stored_s + ?"),
-        ("history", "UPDATE seen SET last_seen_s = last_seen_s + ? WHERE times > 0"),
-        ("drafts", "UPDATE drafts_ages SET stored_s = stored_s + ?"),
-        ("answers", "UPDATE answers_ages SET stored_s = stored_s + ?"),
-    ):
-        db = sqlite3.connect(store / f"{name}.sqlite", isolation_level=None)
-        db.execute(query, (seconds,))
-        db.close()
-
-
-def fill(engine: Engine) -> None:
-    build_and_warm(engine)
-    ask(engine, ASKED)
-    engine.generate(PROMPT, max_tokens=4)
-    vector = engine.router.embedder.embed([ASKED])[0]
-    engine.answers.put(Answer("1", ASKED, '"who?"', 0.0), scope="s", vector=vector)
-    engine.flush()
+from old_stores import ASKED, DAY, OPTIONS, PROMPT, fill, shift
+from word_bank import QUESTIONS
 
 
 @pytest.fixture
@@ -136,3 +109,29 @@ def test_what_cannot_be_swept_is_not_served(
     again = engine.generate(PROMPT, max_tokens=4)
     assert (again.usage.outcome, again.token_ids) == ("miss", done.token_ids)
     assert engine.answers.get("1") is None
+
+
+def test_what_prompts_began_with_is_too_old_when_it_was_not_used(
+    open_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = open_engine(ttl_s=DAY)
+    old, used = (engine.model.encode(f"{n} {PROMPT}").token_ids for n in ("old", "used"))
+    for head in (old, used):
+        engine._policies.blend.heads.add(head)
+    engine.close()
+    shift(tmp_path / "store", -2 * DAY)
+    engine = open_engine()  # keeps all, and uses one
+    assert engine._policies.blend.heads.find(used) is not None
+    engine.close()
+    heads = open_engine(ttl_s=DAY)._policies.blend.heads
+    assert [h.token_ids for h in heads.held()] == [used]
+
+
+def test_forgetting_what_is_old_forgets_old_heads(open_engine: Callable[..., Engine]) -> None:
+    engine = open_engine()
+    engine._policies.blend.heads.note(range(100))
+    engine._policies.blend.heads.add(range(50, 90))
+    assert engine.forget(older_than_s=60).forgotten.get("heads") is None
+    report = engine.forget(older_than_s=0)
+    assert (report.forgotten.get("heads"), report.is_proven) == (2, True)
+    assert engine._policies.blend.heads.held() == []

@@ -177,6 +177,49 @@ def test_a_foreign_prefix_costs_what_an_unknown_one_costs(pair: tuple[Engine, En
     assert len(foreign) > 0
 
 
+def remote_cost(engine: Engine, prompt: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how many names each call to the remote asks for, of a lookup of a prompt."""
+    remote = engine.store.blocks.remote
+    calls: list[int] = []
+    sizes = remote._store.sizes
+    with monkeypatch.context() as patch:
+        patch.setattr(remote._store, "sizes", lambda n: calls.append(len(n)) or sizes(n))
+        patch.setattr(remote._store, "read", lambda name, most: calls.append(-1))
+        cost(engine, prompt)
+    return calls
+
+
+def test_a_foreign_prefix_on_the_remote_costs_what_an_unknown_one_costs(
+    open_engine: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(remote={"url": f"file://{tmp_path / 'remote'}", "min_tokens": 64})
+    acme, zeta = engine.for_tenant("acme"), engine.for_tenant("zeta")
+    reused(acme)
+    engine.flush()
+    ids = acme.model.encode(PROMPT).token_ids
+    own = next(s.id for s in engine.store.blocks.match(acme._learner.namespace, ids).steps)
+    assert engine.store.blocks.remote.has(own)
+    foreign = remote_cost(zeta, PROMPT, monkeypatch)
+    # What was looked for a moment ago is known not to be there, whoever has it.
+    assert [remote_cost(zeta, p, monkeypatch) for p in (PROMPT, UNKNOWN)] == [[], foreign]
+    assert len(foreign) > 0
+
+
+def test_forgetting_leaves_what_others_have_on_the_remote_usable(
+    open_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    remote = {"url": f"file://{tmp_path / 'remote'}", "min_tokens": 64}
+    with open_engine(tmp_path / "one", remote=remote) as engine:
+        reused(engine.for_tenant("zeta"))
+        engine.flush()
+    engine = open_engine(tmp_path / "two", remote=remote)
+    acme = engine.for_tenant("acme")
+    assert acme.export().entries == ()
+    assert acme.forget(everything=True).is_proven
+    assert dict(engine.stats().remote.faults) == {}
+    assert reused(engine.for_tenant("zeta")) > 100
+
+
 def test_a_tenants_view_lists_nothing_of_anothers(pair: tuple[Engine, Engine]) -> None:
     acme, zeta = pair
     build_and_warm(acme)

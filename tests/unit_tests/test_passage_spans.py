@@ -1,5 +1,8 @@
 """Where passages stand in a prompt, and which heads prompts share."""
 
+import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -119,6 +122,21 @@ def test_a_passage_with_and_without_its_ends_is_one() -> None:
     assert run_up_of([whole, whole[1:], whole[2:-2], whole[20:]]) == (whole, whole[20:])
     head = Head((5,) * 9, (whole, (7,) * 30))
     assert head.contexts(whole[1:-1], most=500) == [(*head.token_ids, *(7,) * 30)]
+
+
+def test_heads_of_an_earlier_version_are_as_old_as_their_file_and_of_later_than_now_are_new(
+    tmp_path: Path,
+) -> None:
+    path, now = tmp_path / "heads.json", time.time()
+    rows = [list(range(9)), {"head": list(range(10, 19)), "run_up": [], "used_s": now + 9999}]
+    path.write_text(json.dumps(rows))
+    os.utime(path, (now - 500, now - 500))
+    heads = PromptHeads(path)
+    assert heads.unused_since(now - 600) == []
+    assert heads.unused_since(now - 400) == [Head(tuple(range(9)))]
+    assert len(PromptHeads(path).unused_since(now + 60)) == 2
+    assert heads.find(range(9)) == Head(tuple(range(9)))
+    assert PromptHeads(path).unused_since(now - 400) == []
 
 
 @given(

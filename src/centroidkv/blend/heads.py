@@ -11,9 +11,10 @@ a passage's KV is the mean of what it is in each. Knows tokens alone.
 import json
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,6 +39,8 @@ RUN_UP_TOKENS, NUM_CONTEXTS = 2048, 3
 _END_TOKENS = 2
 _MOST_BYTES = 64 << 20
 _LOCK_S = 5
+# When a head was used is noted to this many seconds, as of KV.
+_USED_TO_S = 60.0
 
 __all__ = ["MOST_HEADS", "RUN_UP_TOKENS", "Head", "PromptHeads", "TokenIds", "run_up_of"]
 
@@ -86,15 +89,26 @@ class PromptHeads:
         self._read_only = read_only
         self._vault = vault
         self._stamp = _stamp(path)
-        self._heads = _read(path, vault)
-        self._recent: deque[TokenIds] = deque(maxlen=MOST_RECENT)
+        self._heads, self._used_s = _read(path, vault)
+        self._recent: deque[tuple[TokenIds, float]] = deque(maxlen=MOST_RECENT)
         self._lock = threading.RLock()
 
     def find(self, before: Sequence[int]) -> Head | None:
         """Return the shortest known head that `before`, the tokens before a passage, begin with."""
         with self._lock:
             self._refresh()
-            return self._find(tuple(before))
+            found = self._find(tuple(before))
+            if found is not None:
+                self._note_use(found)
+            return found
+
+    def _note_use(self, head: Head) -> None:
+        if self._read_only or abs(time.time() - self._used_s[head.token_ids]) < _USED_TO_S:
+            return
+        with suppress(OSError), self._changing():  # another process has the file: the next time
+            if head.token_ids in self._used_s:
+                self._used_s[head.token_ids] = time.time()
+                self._write()
 
     def _find(self, before: TokenIds) -> Head | None:
         found = (h for h in self._heads if before[: len(h.token_ids)] == h.token_ids)
@@ -121,8 +135,8 @@ class PromptHeads:
             self._refresh()
             known = self._find(own)
             if known is None:
-                shared = max((_shared(own, r) for r in self._recent), default=0)
-                self._recent.append(own)
+                shared = max((_shared(own, r) for r, _ in self._recent), default=0)
+                self._recent.append((own, time.time()))
                 if shared:
                     known = self._added(own[:shared])
             return known
@@ -167,7 +181,21 @@ class PromptHeads:
     def held(self) -> list[Head]:
         """Return the known heads and the beginnings of recent prompts."""
         with self._lock:
-            return [*self.known(), *map(Head, self._recent)]
+            return [*self.known(), *(Head(r) for r, _ in self._recent)]
+
+    def unused_since(self, before_s: float) -> list[Head]:
+        """Return what `held` does, of those used last before a time.
+
+        What seems to be of later than now is taken for new: the clock was set back.
+        """
+        with self._lock:
+            now = time.time()
+            if any(used_s > now + _USED_TO_S for used_s in self._used_s.values()):
+                with self._changing():
+                    self._used_s = {ids: min(s, now) for ids, s in self._used_s.items()}
+                    self._write()
+            known = [h for h in self.known() if self._used_s[h.token_ids] < before_s]
+            return [*known, *(Head(r) for r, seen_s in self._recent if seen_s < before_s)]
 
     def known(self) -> list[Head]:
         """Return the known heads."""
@@ -183,7 +211,7 @@ class PromptHeads:
         """
         gone = {h.token_ids for h in heads}
         with self._changing():
-            kept = [h for h in self._recent if h not in gone]
+            kept = [r for r in self._recent if r[0] not in gone]
             self._recent.clear()
             self._recent.extend(kept)
             known = len(self._heads)
@@ -197,6 +225,7 @@ class PromptHeads:
             if known is None:
                 known = Head(token_ids)
                 self._heads = [*self._heads, known][-MOST_HEADS:]
+                self._used_s[token_ids] = time.time()
                 self._write()
             return known
 
@@ -215,12 +244,16 @@ class PromptHeads:
     def _refresh(self) -> None:
         stamp = _stamp(self._path)
         if stamp != self._stamp:
-            self._heads, self._stamp = _read(self._path, self._vault), stamp
+            (self._heads, self._used_s), self._stamp = _read(self._path, self._vault), stamp
 
     def _write(self) -> None:
         if self._read_only:
             return
-        rows = [{"head": h.token_ids, "run_up": h.run_up} for h in self._heads]
+        self._used_s = {h.token_ids: self._used_s[h.token_ids] for h in self._heads}
+        rows = [
+            {"head": h.token_ids, "run_up": h.run_up, "used_s": self._used_s[h.token_ids]}
+            for h in self._heads
+        ]
         try:
             self._vault.write(self._path, json.dumps(rows).encode())
         except OSError as error:
@@ -265,16 +298,25 @@ def _shared(one: TokenIds, other: TokenIds) -> int:
     return shared if shared >= max(LEAST_TOKENS, min(len(one), len(other)) / 2) else 0
 
 
-def _read(path: Path, vault: Vault) -> list[Head]:
+def _read(path: Path, vault: Vault) -> tuple[list[Head], dict[TokenIds, float]]:
+    """Return the heads of a file, and when each was used last."""
     try:
-        heads = [_head(row) for row in plain_json(vault.read(path, _MOST_BYTES))]
+        rows = plain_json(vault.read(path, _MOST_BYTES))
+        written_s = path.stat().st_mtime
         # An empty head would be found in front of every prompt.
-        return [h for h in heads if len(h.token_ids) >= LEAST_TOKENS][-MOST_HEADS:]
+        heads = [h for h in map(_head, rows) if len(h.token_ids) >= LEAST_TOKENS][-MOST_HEADS:]
+        used_s = {_head(row).token_ids: _used_s(row, written_s) for row in rows}
+        return heads, used_s
     except FileNotFoundError:
-        return []
+        return [], {}
     except (ArithmeticError, CacheError, LookupError, OSError, TypeError, ValueError) as error:
         _log.warning("%s is damaged and begun anew: %s", path, error)
-        return []
+        return [], {}
+
+
+def _used_s(row: Any, written_s: float) -> float:
+    """Return when a head was used last; one of an earlier version, when its file was written."""
+    return float(row.get("used_s", written_s)) if isinstance(row, dict) else written_s
 
 
 def _head(row: Any) -> Head:

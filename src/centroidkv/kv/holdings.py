@@ -168,9 +168,8 @@ class Holdings:
                 continue
             if self._manifest.has(block):
                 continue  # another owner's
-            received = remote.fetch(block, level)
-            if received is not None:
-                s = received.stored
+            s = remote.inspect(block, level)
+            if s is not None:
                 self._add(found, [Node(s.id, s.parent, s.namespace, s.token_ids, ("remote",))], own)
 
     def _listed(self) -> list[str]:

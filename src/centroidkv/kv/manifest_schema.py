@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NU
 CREATE TABLE IF NOT EXISTS owners (
     namespace TEXT PRIMARY KEY, owner TEXT NOT NULL, model TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ttls (owner TEXT PRIMARY KEY, ttl_s REAL NOT NULL) WITHOUT ROWID;
 CREATE TRIGGER IF NOT EXISTS block_added AFTER INSERT ON blocks BEGIN
     INSERT INTO counters VALUES ('disk_bytes', NEW.num_bytes)
     ON CONFLICT (name) DO UPDATE SET value = value + NEW.num_bytes;
@@ -111,8 +112,10 @@ def _reading(path: Path, extra_bytes: int) -> sqlite3.Connection:
         db.execute(f"CREATE TEMP VIEW blocks AS SELECT *, {columns} FROM main.blocks")
         for table in ("pins (plan, cluster, in_memory)", "clocks (name, value)"):
             db.execute(f"CREATE TEMP TABLE {table}")
-    if not db.execute("SELECT 1 FROM main.sqlite_master WHERE name = 'owners'").fetchall():
-        db.execute("CREATE TEMP TABLE owners (namespace, owner, model)")
+    for name, columns in (("owners", "namespace, owner, model"), ("ttls", "owner, ttl_s")):
+        known = db.execute("SELECT 1 FROM main.sqlite_master WHERE name = ?", (name,)).fetchall()
+        if not known:
+            db.execute(f"CREATE TEMP TABLE {name} ({columns})")
     db.execute("SELECT 1 FROM blocks LIMIT 1")
     try:
         require_rows(db, extra_bytes)

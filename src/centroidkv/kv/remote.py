@@ -175,6 +175,21 @@ class RemoteBlocks:
             self.refuse(block, level, error)
             return None
 
+    def inspect(self, block: str, level: str) -> StoredBlock | None:
+        """Return an entry to tell whose it is, of whatever model; None if it cannot be read.
+
+        Not to be used for an answer. Nothing is counted or remembered: what is in vain for one
+        tenant now may be another's own in a moment.
+        """
+        name = entry_name(block, level)
+        answer = self.calls.run_one(lambda: self._store.read(name, MAX_BLOCK_BYTES))
+        if answer is None or answer.value is None:
+            return None
+        try:
+            return self._parsed(block, level, answer.value).stored
+        except CacheError:
+            return None
+
     @property
     def _most_bytes(self) -> int:
         """What no entry exceeds that this machine can use."""
@@ -197,6 +212,18 @@ class RemoteBlocks:
         if len(raw) > self._most_bytes:
             most = f"at most {self._most_bytes} bytes"
             raise CacheMismatch(name, expected=most, found="more than that")
+        received = self._parsed(block, level, raw)
+        if self.forms:
+            # Whoever wrote it may have named any namespace: only our own are asked for.
+            namespace = received.stored.namespace
+            if namespace not in self.forms:
+                raise CacheMismatch(name, expected="a namespace in use", found="another")
+            received.stored.require(self.forms[namespace])
+        return received
+
+    def _parsed(self, block: str, level: str, raw: bytes) -> Received:
+        """Unseal and verify an entry of whatever namespace."""
+        name = entry_name(block, level)
         if self._sealer is not None:
             raw = self._sealer.open(raw, name)
         elif is_sealed(raw):
@@ -207,11 +234,6 @@ class RemoteBlocks:
             raise CacheMismatch(name, expected=name, found=entry_name(stored.id, stored.level))
         if block_id(stored.parent, stored.token_ids) != block:
             raise CacheCorrupt(Path(name), "the id does not follow from its tokens")
-        if self.forms:
-            # Whoever wrote it may have named any namespace: only our own are asked for.
-            if stored.namespace not in self.forms:
-                raise CacheMismatch(name, expected="a namespace in use", found="another")
-            stored.require(self.forms[stored.namespace])
         return Received(stored, raw)
 
     # writing

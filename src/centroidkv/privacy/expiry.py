@@ -32,6 +32,16 @@ class Aged(Protocol):
     def settle_clock(self, now_s: float) -> None: ...
 
 
+class Beside(Protocol):
+    """What else is to be let go of while requests come, such as of tenants that ask nothing."""
+
+    def look(self) -> None: ...
+
+    def sweep(self) -> bool: ...
+
+    def hasten(self, ttl_s: float) -> None: ...
+
+
 class Expiry:
     """The time to live of one tenant's entries. Safe for many threads.
 
@@ -57,17 +67,34 @@ class Expiry:
         self._lock = threading.RLock()
         self._owes_rewriting = False
         self._has_warned = False
+        self.beside: Beside | None = None
+        self.ends_beside = False  # whether what is beside is swept with this one at its end
 
     def look(self) -> bool:
         """Let go of what is too old, if it is time; tell whether nothing too old can be found."""
+        is_swept = self.look_at_own()
+        if self.beside is not None:
+            self.beside.look()
+        return is_swept
+
+    def look_at_own(self) -> bool:
+        """Do what `look` does, for this tenant alone."""
         if self._ttl_s is None or not self._is_due():
             return True
         with self._lock:
             return not self._is_due() or self._tried(rewrites=False)
 
+    def join(self, opener: "Expiry") -> None:
+        """Look at what is beside the opener's entries too."""
+        self.beside = opener.beside
+        if self.beside is not None and self._ttl_s is not None:
+            self.beside.hasten(self._ttl_s)
+
     def finish(self) -> None:
         """Let go of what is too old, and rewrite the files if they still hold any of it."""
+        is_beside = self.beside is not None and self.ends_beside and self.beside.sweep()
         with self._lock:
+            self._owes_rewriting = self._owes_rewriting or is_beside
             self._tried(rewrites=True)
 
     def _tried(self, *, rewrites: bool) -> bool:
@@ -92,12 +119,13 @@ class Expiry:
 
         With `rewrites` files are rewritten too, so that nothing of it remains in them.
         """
-        if self._ttl_s is None:
+        if self._ttl_s is None and not (rewrites and self._owes_rewriting):
             return
         now = self._clock()
         for aged in self._aged():
             aged.settle_clock(now)
-        before_s = now - self._ttl_s * (1 - 1 / SWEEPS)
+        # Without a time to live nothing is too old, but files may have to be rewritten.
+        before_s = 0.0 if self._ttl_s is None else now - self._ttl_s * (1 - 1 / SWEEPS)
         rewrites = rewrites and self._owes_rewriting
         found = self._privacy.expire(Wanted(before_s=before_s), rewrites=rewrites)
         self._owes_rewriting = not rewrites and (found or self._owes_rewriting)

@@ -35,10 +35,12 @@ class Intent:
 
 
 class ForgetLog:
-    """The forgettings of a store that are not finished."""
+    """The forgettings of a store that are not finished, in a folder of the store."""
 
-    def __init__(self, store: Path, vault: Vault = IN_THE_CLEAR) -> None:
-        self._folder = store / "forgetting"
+    def __init__(
+        self, store: Path, vault: Vault = IN_THE_CLEAR, *, folder: str = "forgetting"
+    ) -> None:
+        self._folder = store / folder
         self._vault = vault
 
     @contextlib.contextmanager

@@ -16,7 +16,33 @@ from centroidkv.privacy.report import Held
 from centroidkv.privacy.wanted import Wanted
 from centroidkv.protocols import CausalModel
 
-__all__ = ["HeadsPlace"]
+__all__ = ["HeadFilesPlace", "HeadsPlace"]
+
+
+class HeadFilesPlace:
+    """Files of heads that no open engine has: nothing tells what stands in them but their age."""
+
+    name = "heads"
+
+    def __init__(self, files: Callable[[], list[Path]]) -> None:
+        self._files = files
+
+    def find(self, wanted: Wanted) -> list[Held]:
+        return [Held(self.name, path.name, "") for path in self.found(wanted)]
+
+    def found(self, wanted: Wanted) -> list[Path]:
+        if wanted.before_s is None:
+            return self._files()
+        return [path for path in self._files() if path.stat().st_mtime < wanted.before_s]
+
+    def forget(self, wanted: Wanted) -> int:
+        found = self.found(wanted)
+        for path in found:
+            path.unlink(missing_ok=True)
+        return len(found)
+
+    def scrub(self) -> str | None:
+        return None
 
 
 class HeadsPlace:
@@ -39,16 +65,19 @@ class HeadsPlace:
         self._others = others
 
     def find(self, wanted: Wanted) -> list[Held]:
-        if wanted.before_s is not None:
-            return []
-        found = [Held(self.name, path.name, "") for path in self._others()]
+        found = [Held(self.name, path.name, "") for path in self._other_files(wanted)]
         found += [
             Held(self.name, str(number), text_of(self._model, head.all_ids) or "")
             for number, head in enumerate(self._found(wanted))
         ]
-        return found + [Held(self.name, node.id, "") for node in self._unknown()]
+        return found + [Held(self.name, node.id, "") for node in self._unknown(wanted)]
+
+    def _other_files(self, wanted: Wanted) -> list[Path]:
+        return HeadFilesPlace(self._others).found(wanted)
 
     def _found(self, wanted: Wanted) -> list[Head]:
+        if wanted.before_s is not None:
+            return self._heads.unused_since(wanted.before_s)
         return [head for head in self._heads.held() if self._holds(head, wanted)]
 
     def _holds(self, head: Head, wanted: Wanted) -> bool:
@@ -61,22 +90,23 @@ class HeadsPlace:
 
     def forget(self, wanted: Wanted) -> int:
         """Let go of heads first: what is computed behind them meanwhile is not kept any more."""
-        if wanted.before_s is not None:
-            return 0
-        found, others = self._found(wanted), self._others()
+        found, others = self._found(wanted), self._other_files(wanted)
         self._heads.forget(found)
         for path in others:
             path.unlink(missing_ok=True)
-        unknown = self._unknown()
+        unknown = self._unknown(wanted)
         if unknown:
             self._holdings.erase(unknown)
         return len(found) + len(others) + len(unknown)
 
-    def _unknown(self) -> list[Node]:
+    def _unknown(self, wanted: Wanted) -> list[Node]:
         """Return passages that were computed behind a head that is not held now.
 
-        Nothing tells what these have seen: the head is of another KV precision, or made way.
+        Nothing tells what these have seen: the head is of another KV precision, or made way. Their
+        age is their own, as of all KV.
         """
+        if wanted.before_s is not None:
+            return []
         known = {self._passages.root(head) for head in self._heads.known()}
         roots = self._holdings.derived() - known
         nodes = self._holdings.nodes(with_remote=True).values() if roots else ()

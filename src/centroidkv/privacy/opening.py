@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from centroidkv.privacy.expiry import Aged, Expiry
 from centroidkv.privacy.files import FiguresPlace, PassageFilePlace, QuarantinePlace
 from centroidkv.privacy.forget_log import ForgetLog
 from centroidkv.privacy.forgetting import Privacy
-from centroidkv.privacy.heads import HeadsPlace
+from centroidkv.privacy.heads import HeadFilesPlace, HeadsPlace
 from centroidkv.privacy.places import (
     AnswersPlace,
     ArenasPlace,
@@ -24,6 +24,7 @@ from centroidkv.privacy.places import (
     RecordsPlace,
 )
 from centroidkv.privacy.plans import PlansPlace
+from centroidkv.privacy.quiet import QuietTenants
 from centroidkv.privacy.report import Place
 from centroidkv.protocols import CausalModel
 from centroidkv.routing.history import History
@@ -35,7 +36,7 @@ from centroidkv.versions.in_force import Versions
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["open_expiry", "open_privacy"]
+__all__ = ["finish_forgetting", "open_expiry", "open_privacy"]
 
 
 def open_privacy(
@@ -68,12 +69,53 @@ def open_privacy(
     return Privacy(store.config.tenant, places, ForgetLog(store.path, store.vault), flush)
 
 
-def open_expiry(privacy: Privacy, learner: Learner) -> Expiry:
-    """Return what keeps a tenant's `ttl_s`; of a read-only store nothing expires."""
+def open_expiry(
+    privacy: Privacy,
+    learner: Learner,
+    model: CausalModel,
+    opened: Callable[[], Mapping[str, Expiry]],
+) -> Expiry:
+    """Return what keeps a tenant's `ttl_s`; of a read-only store nothing expires.
+
+    With the engine that opened the store goes what keeps the `ttl_s` of all that are not `opened`.
+    """
     store = learner.store
     ttl_s = None if store.read_only else store.config.ttl_s
     holdings = Holdings.of_tenant(store.blocks, store.config.tenant_key)
-    return Expiry(privacy, ttl_s, lambda: _aged(learner, holdings))
+    expiry = Expiry(privacy, ttl_s, lambda: _aged(learner, holdings))
+    if store.is_owner and not store.read_only:
+        expiry.beside = QuietTenants(store, opened, partial(_privacy_of, learner, model))
+        expiry.ends_beside = True
+    return expiry
+
+
+def finish_forgetting(privacy: Privacy, expiry: Expiry, store: Store) -> set[str]:
+    """Go on where a forgetting was broken off; return the other tenants that have such.
+
+    And let go of what is too old, of every tenant.
+    """
+    if store.read_only:
+        return set()
+    privacy.resume()
+    expiry.look_at_own()
+    quiet = expiry.beside
+    if isinstance(quiet, QuietTenants):
+        quiet.resume()
+        quiet.sweep()
+    return privacy.others() if store.is_owner else set()
+
+
+def _privacy_of(learner: Learner, model: CausalModel, owner: str, log: ForgetLog) -> Privacy:
+    """Put together what an owner has whose engine is not open; nothing of it waits in memory."""
+    store, holdings = learner.store, Holdings(learner.store.blocks, owner)
+    places: list[Place] = [
+        HeadFilesPlace(partial(_other_heads, learner, holdings)),
+        *_of_other_embedders(learner, holdings),
+        AnswersPlace(store, holdings, model),
+        DraftsPlace(store, holdings, model),
+        BlocksPlace(holdings, model),
+    ]
+    return Privacy(owner, places, log, lambda: None)
 
 
 def _aged(learner: Learner, holdings: Holdings) -> Iterator[Aged]:

@@ -1,7 +1,6 @@
 """Questions seen and what was retrieved for them: clusters grow from them and plans are refitted.
 
-A SQLite file next to the plan, readable by the owner only. Texts and embeddings go through a
-vault, which may seal them.
+A SQLite file that only its owner reads. Texts and embeddings go through a vault, which may seal.
 """
 
 import json
@@ -169,8 +168,8 @@ class History:
             named = [domains.get(s.question) or s.domain for s in seen]
             rows = [(*self._row(s), self._domain(d)) for s, d in zip(seen, named, strict=True)]
             db.executemany(_BUILT, rows)
-            query = "DELETE FROM seen WHERE namespace = ? AND is_built = 0 AND times = 0"
-            db.execute(query, (self.namespace,))
+            gone = "namespace = ? AND is_built = 0 AND times = 0"
+            db.execute(f"DELETE FROM seen WHERE {gone}", (self.namespace,))
 
     def _row(self, seen: Seen) -> tuple[str, str | bytes, bytes, str | bytes]:
         vector = self._vault.put(seen.embedding.astype(np.float32).tobytes(), _EMBEDDING)
@@ -245,6 +244,12 @@ class History:
         """Return what came in requests and was asked last before a time; no build gave it."""
         return self._select("NOT is_built AND last_seen_s < ?", before_s)
 
+    def oldest(self) -> dict[str, float]:
+        """Return by namespace when a question was seen last that is not seen for longest."""
+        query = "SELECT namespace, MIN(last_seen_s) FROM seen WHERE NOT is_built GROUP BY 1"
+        with self._lock:
+            return {str(n): s for n, s in self._db.execute(query)}
+
     def forget(self, questions: Sequence[str]) -> None:
         """Remove questions, as they are written here."""
         with self._writing() as db:
@@ -264,8 +269,7 @@ class History:
     def settle_clock(self, now_s: float) -> None:
         """Take what seems to come from after `now_s` for new: the clock was set back."""
         with self._writing() as db:
-            query = "UPDATE seen SET last_seen_s = ? WHERE last_seen_s > ?"
-            db.execute(query, (now_s, now_s))
+            db.execute("UPDATE seen SET last_seen_s = ? WHERE last_seen_s > ?", (now_s, now_s))
 
     def scrub(self) -> bool:
         """Rewrite the file without what was removed; tell whether that could be done."""
@@ -285,8 +289,8 @@ class History:
                 table.drop_unsound(db)
 
     def count(self) -> int:
+        query = "SELECT COUNT(*) FROM seen WHERE namespace = ?"
         with self._lock:
-            query = "SELECT COUNT(*) FROM seen WHERE namespace = ?"
             return int(self._db.execute(query, (self.namespace,)).fetchone()[0])
 
     def passages(self, ids: Sequence[str]) -> dict[str, Passage]:
@@ -316,9 +320,8 @@ class History:
         """Let what was retrieved name the successor of each passage, or leave it out."""
         with self._writing() as db:
             self._add_passages(db, [p for p in successors.values() if p is not None])
-            rows = db.execute(
-                "SELECT number, passages FROM sound_seen WHERE namespace = ?", (self.namespace,)
-            ).fetchall()
+            query = "SELECT number, passages FROM sound_seen WHERE namespace = ?"
+            rows = db.execute(query, (self.namespace,)).fetchall()
             changed = []
             for number, found in rows:
                 old = json.loads(self._vault.take_text(found, _FOUND))
@@ -342,7 +345,7 @@ def _readable(read: Callable[[Sequence[Any]], T], rows: Iterable[Sequence[Any]])
 
 
 def _now(passage: str, successors: Mapping[str, Passage | None]) -> list[str]:
-    if passage not in successors:
-        return [passage]
-    successor = successors[passage]
-    return [successor.id] if successor is not None else []
+    successor = successors.get(passage)
+    if successor is not None:
+        return [successor.id]
+    return [] if passage in successors else [passage]

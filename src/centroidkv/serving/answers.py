@@ -19,7 +19,7 @@ from centroidkv.errors import CacheCorrupt, ConfigError, StoreError
 from centroidkv.files import set_aside
 from centroidkv.sqlite_checks import Checked, is_damage
 from centroidkv.sqlite_files import open_to_write
-from centroidkv.sqlite_scrubbing import ages_of, erasing, scrub
+from centroidkv.sqlite_scrubbing import ages_of, erasing, oldest_of, scrub
 from centroidkv.types import FloatArray
 from centroidkv.vault import IN_THE_CLEAR, Vault
 
@@ -207,6 +207,10 @@ class AnswerStore:
         limit = float("inf") if before_s is None else before_s
         rows = self._run(lambda db: db.execute(query, (self.namespace, limit)).fetchall())
         return [one for row in rows if (one := self._answer(*row)) is not None]
+
+    def oldest(self) -> dict[str, float]:
+        """Return by namespace when its oldest answer was stored."""
+        return self._run(lambda db: oldest_of(db, "answers"))
 
     def settle_clock(self, now_s: float) -> None:
         """Take what seems to come from after `now_s` for new: the clock was set back."""

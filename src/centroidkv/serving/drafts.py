@@ -9,7 +9,8 @@ import hashlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,16 @@ from centroidkv.error_kinds import kind_of
 from centroidkv.errors import CacheCorrupt
 from centroidkv.kv.blocks import pack, unpack
 from centroidkv.sqlite_files import open_or_begin
-from centroidkv.sqlite_scrubbing import ages_of, erasing, scrub
+from centroidkv.sqlite_scrubbing import ages_of, erasing, oldest_of, scrub
 from centroidkv.types import Drafts
 from centroidkv.vault import IN_THE_CLEAR, Vault
 
 _log = logging.getLogger("centroidkv")
 
 ANSWERS_PER_CLUSTER = 8
-MOST_ANSWERS = 20_000
+MOST_ANSWERS = 20_000  # of each namespace
+# So many are kept between two looks at whether there are more: looking walks over all of them.
+LOOK_EVERY = 64
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS drafts (
@@ -32,7 +35,12 @@ CREATE TABLE IF NOT EXISTS drafts (
     cluster TEXT NOT NULL, answer BLOB NOT NULL, UNIQUE (namespace, prompt)
 );
 CREATE INDEX IF NOT EXISTS of_cluster ON drafts (namespace, cluster, number);
+CREATE INDEX IF NOT EXISTS of_namespace ON drafts (namespace, number);
 """ + ages_of("drafts")
+_DROP_OLDEST = """
+DELETE FROM drafts WHERE namespace = ? AND number <= (
+    SELECT number FROM drafts WHERE namespace = ? ORDER BY number DESC LIMIT 1 OFFSET ?)
+"""
 _PROMPT, _ANSWER = "drafts.prompt", "drafts.answer"
 
 __all__ = ["DraftStore", "Kept"]
@@ -57,6 +65,7 @@ class DraftStore:
         self._vault = vault
         self._lock = threading.Lock()
         self._warned = False
+        self._num_kept = 0
         self._db = open_or_begin(path, _SCHEMA, quarantine=quarantine)
 
     def find(self, prompt: Sequence[int], cluster: str) -> Drafts:
@@ -91,17 +100,33 @@ class DraftStore:
         return self._vault.put(hashlib.sha256(pack(prompt)).digest(), _PROMPT)
 
     def keep(self, prompt: Sequence[int], cluster: str, answer: Sequence[int]) -> None:
-        """Keep an answer; an older one to the same prompt is replaced, and the oldest go."""
-        row = (self._namespace, self._key(prompt), cluster, self._vault.put(pack(answer), _ANSWER))
+        """Keep an answer; an older one to the same prompt is replaced, and the oldest go.
+
+        What goes is the namespace's own: nobody's answers make another's go.
+        """
+        key = self._key(prompt)
+        row = (self._namespace, key, cluster, self._vault.put(pack(answer), _ANSWER))
         try:
-            with self._lock:
-                self._db.execute("INSERT OR REPLACE INTO drafts VALUES (NULL, ?, ?, ?, ?)", row)
-                self._db.execute(
-                    "DELETE FROM drafts WHERE number <= (SELECT MAX(number) FROM drafts) - ?",
-                    (MOST_ANSWERS,),
-                )
+            with self._lock, self._writing():
+                # Not `INSERT OR REPLACE`, which tells no trigger that a row is gone.
+                self._db.execute("DELETE FROM drafts WHERE namespace = ? AND prompt = ?", row[:2])
+                self._db.execute("INSERT INTO drafts VALUES (NULL, ?, ?, ?, ?)", row)
+                if self._num_kept % LOOK_EVERY == 0:
+                    bound = (self._namespace, self._namespace, MOST_ANSWERS)
+                    self._db.execute(_DROP_OLDEST, bound)
+                self._num_kept += 1
         except sqlite3.Error as error:
             self._failed(error)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
 
     def held(self, namespaces: Iterable[str], before_s: float | None = None) -> list[Kept]:
         """Return the drafts of some namespaces, of those stored before a time if one is given."""
@@ -111,6 +136,11 @@ class DraftStore:
         with self._lock:
             rows = [r for n in namespaces for r in self._db.execute(query, (n, limit)).fetchall()]
         return [Kept(number, self._tokens(answer), stored_s) for number, answer, stored_s in rows]
+
+    def oldest(self) -> dict[str, float]:
+        """Return by namespace when its oldest draft was stored."""
+        with self._lock:
+            return oldest_of(self._db, "drafts")
 
     def forget(self, drafts: Sequence[Kept]) -> None:
         """Remove drafts."""
