@@ -24,6 +24,9 @@ _log = logging.getLogger("centroidkv")
 
 T = TypeVar("T")
 
+# Places whose entries for a passage have its id as key.
+_KNOW_TEXTS = ("records", "plans", "history", "passages")
+
 __all__ = ["Privacy"]
 
 
@@ -117,11 +120,11 @@ class Privacy:
 
     def _settled(self, wanted: Wanted) -> Wanted:
         """Add what has to be known before anything is removed: texts behind ids and ages."""
-        texts = [p for p in self._places if p.name in ("plans", "history", "passages")]
+        texts = [p for p in self._places if p.name in _KNOW_TEXTS]
         found = [h for p in texts for h in _tried(p, partial(p.find, wanted), []) or []]
         if wanted.passage is not None:
-            known = {held.text for held in found if held.key == wanted.passage}
-            return replace(wanted, passage_text=next(iter(known), ""))
+            known = {held.text for held in found if held.key == wanted.passage and held.text}
+            return replace(wanted, passage_texts=tuple(sorted(known)))
         if wanted.before_s is not None:
             old = {plain(held.text) for held in found if held.place == "history"}
             return replace(wanted, questions=tuple(sorted(old)))

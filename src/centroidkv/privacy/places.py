@@ -41,10 +41,13 @@ class RecordsPlace:
         self._records = records
 
     def find(self, wanted: Wanted) -> list[Held]:
-        return [
-            Held(self.name, str(record.time_s), record.question, {"time_s": record.time_s})
-            for record in self._found(wanted)
-        ]
+        found = self._found(wanted)
+        asked = [Held(self.name, str(r.time_s), r.question, {"time_s": r.time_s}) for r in found]
+        if wanted.passage is None:
+            return asked
+        shown = (p for r in found for p in r.passages if wanted.is_passage(p))
+        texts = dict.fromkeys((p.id, p.text) for p in shown)
+        return asked + [Held(self.name, own, text) for own, text in texts]
 
     def _found(self, wanted: Wanted) -> list[Record]:
         def is_wanted(record: Record) -> bool:
