@@ -1,9 +1,14 @@
 """Forgetting finds what is stored under other words, other texts and in cut-off chains."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import pytest
 
 from centroidkv import Engine, Passage
 from centroidkv.privacy.wanted import Wanted
+from centroidkv.types import FloatArray
+from small_parts import HashEmbedder
 from word_bank import PASSAGES
 
 CARD = PASSAGES["card"]
@@ -57,3 +62,50 @@ def test_a_forgetting_that_an_earlier_version_wrote_down_is_read() -> None:
     del row["passage_texts"]
     assert Wanted.from_dict({**row, "passage_text": CARD}).passage_texts == (CARD,)
     assert Wanted.from_dict({**row, "passage_text": ""}).passage_texts == ()
+
+
+class SometimesNan(HashEmbedder):
+    """Gives no vector for a question about nan."""
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        return super().embed(texts) * (float("nan") if "nan" in texts[-1] else 1.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"embedder": SometimesNan()}, {"redact": lambda text: "" if "nan" in text else text}],
+    ids=["no embedding", "masked"],
+)
+def test_a_passage_of_a_question_that_is_not_noted_is_found_by_its_id(
+    open_engine: Callable[..., Engine], options: dict
+) -> None:
+    engine = open_engine(**options)
+    passage = Passage.of(CARD)
+    ask_about(engine, passage, "is it nan")
+    engine.close()
+    again = open_engine(**options)  # which has no records
+    assert again.export(passage=CARD).counts["blocks"] > 0
+    assert again.forget(passage=passage.id).is_proven
+    assert again.export(passage=CARD).entries == ()
+
+
+def test_an_id_that_nothing_knows_is_no_proof(engine: Engine, tmp_path: Path) -> None:
+    passage = Passage.of(CARD)
+    engine.generate(f"{CARD}\n\nQuestion: how", max_tokens=2)
+    engine.flush()
+    report = engine.forget(passage=passage.id)
+    assert not report.is_proven
+    assert "give its text" in report.problems[0]
+    assert "give its text" in engine.export(passage=passage.id).problems[0]
+    assert not list(tmp_path.rglob("forgetting/*.json")), "doing it again would tell no more"
+    assert engine.forget(passage=CARD).is_proven
+
+
+def test_texts_of_an_id_are_known_after_a_restart(open_engine: Callable[..., Engine]) -> None:
+    engine = open_engine(near_misses=9)
+    for text in (CARD, OLDER):
+        ask_about(engine, Passage("doc-1", text), "which card")
+    engine.close()
+    again = open_engine(near_misses=9)
+    assert again.forget(passage="doc-1").is_proven
+    assert again.export(passage=CARD).entries == ()

@@ -125,7 +125,7 @@ class HistoryPlace:
             else:
                 history.forget([a.seen.question for a in asked])
                 if passages:
-                    history.replace_passages(dict.fromkeys(p.id for p in passages))
+                    history.forget_passages(passages)
             return len(asked) + len(passages)
 
     def scrub(self) -> str | None:
@@ -140,7 +140,7 @@ def _asked(history: History, wanted: Wanted) -> list[Asked]:
 
 
 def _passages(history: History, wanted: Wanted) -> list[Passage]:
-    return [p for p in history.known_passages().values() if wanted.is_passage(p)]
+    return [p for p in history.passage_texts() if wanted.is_passage(p)]
 
 
 class AnswersPlace:

@@ -4,6 +4,7 @@ Owns how texts are compared: without regard to case, spacing and Unicode form, w
 in another. Knows no place where anything is kept.
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from centroidkv.types import Passage, valid_text
 
 __all__ = ["Wanted", "plain", "seconds"]
 
+# As `Passage.of` makes them.
+_ID = re.compile("[0-9a-fA-F]{64}")
 # A cut-off end of a text that is at least so long counts as that text.
 LEAST_CUT = 8
 
@@ -69,6 +72,11 @@ class Wanted:
         """What is looked for within other texts, as it is compared."""
         given = (self.question or self.passage,) if not self.passage_texts else self.passage_texts
         return tuple(plain(text) for text in given if text)
+
+    @property
+    def is_unknown_id(self) -> bool:
+        """Whether what is given looks like a passage's id, and its text is not known."""
+        return not self.passage_texts and bool(_ID.fullmatch((self.passage or "").strip()))
 
     def is_in(self, text: str) -> bool:
         """Tell whether a text holds what is wanted; words are not cut."""
