@@ -16,7 +16,7 @@ from centroidkv.privacy.wanted import Wanted
 from centroidkv.protocols import CausalModel
 from centroidkv.routing.history import Asked, History
 from centroidkv.routing.records import RecordRing
-from centroidkv.serving.answers import Answer, AnswerStore
+from centroidkv.serving.answers import ASKED, Answer, AnswerStore
 from centroidkv.serving.drafts import DraftStore
 from centroidkv.store import Store
 from centroidkv.types import Passage, Record
@@ -144,7 +144,10 @@ def _passages(history: History, wanted: Wanted) -> list[Passage]:
 
 
 class AnswersPlace:
-    """Answers of answer caches, and what representatives left, of all models of a tenant."""
+    """Answers of answer caches, and what representatives left, of all models of a tenant.
+
+    Answers that do not tell what they were asked go with any text, as drafts do.
+    """
 
     name = "answers"
 
@@ -165,6 +168,12 @@ class AnswersPlace:
             return store.all(wanted.before_s)
         return [answer for answer in store.all() if self._is_wanted(answer, wanted)]
 
+    def _gone(self, store: AnswerStore, wanted: Wanted) -> list[Answer]:
+        if wanted.before_s is not None:
+            return self._found(store, wanted)
+        kept = store.all()
+        return [a for a in kept if _is_untold(a.answer) or self._is_wanted(a, wanted)]
+
     def _is_wanted(self, answer: Answer, wanted: Wanted) -> bool:
         if any(map(wanted.is_in, (answer.question, answer.answer, *_strings(answer.answer)))):
             return True
@@ -177,7 +186,7 @@ class AnswersPlace:
         for store in self._stores():
             if wanted.before_s is None:
                 store.drop_unsound()  # nothing tells what they were
-            for answer in self._found(store, wanted):
+            for answer in self._gone(store, wanted):
                 forgotten += store.delete(answer_id=answer.id)
         return forgotten
 
@@ -212,6 +221,17 @@ def _strings(text: str) -> list[str]:
         elif isinstance(value, list):
             waiting += value
     return found
+
+
+def _is_untold(text: str) -> bool:
+    """Tell whether an answer cache kept an answer without the texts that it was asked."""
+    try:
+        rows = json.loads(text)
+    except ValueError:
+        return False
+    if not isinstance(rows, list):
+        return False
+    return not (rows and isinstance(rows[0], dict) and ASKED in rows[0])
 
 
 def _prompt_ids(text: str) -> list[int]:
