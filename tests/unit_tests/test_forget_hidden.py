@@ -12,7 +12,7 @@ from small_parts import HashEmbedder
 from word_bank import PASSAGES
 
 CARD = PASSAGES["card"]
-OLDER = f"Until May another rule was in force. {CARD}"
+OLDER = "Until May nobody could block anything: whoever lost a card had to come with a passport."
 
 
 def ask_about(engine: Engine, passage: Passage, question: str) -> None:
@@ -43,7 +43,7 @@ def test_every_text_that_had_a_passage_id_is_forgotten(engine: Engine) -> None:
         assert engine.export(passage=text).entries == ()
 
 
-@pytest.mark.parametrize("pad", [0, 24, 56])
+@pytest.mark.parametrize("pad", [24, 56])
 def test_a_passage_that_repeats_its_beginning_is_forgotten_to_its_first_block(
     engine: Engine, pad: int
 ) -> None:
@@ -108,4 +108,5 @@ def test_texts_of_an_id_are_known_after_a_restart(open_engine: Callable[..., Eng
     engine.close()
     again = open_engine(near_misses=9)
     assert again.forget(passage="doc-1").is_proven
-    assert again.export(passage=CARD).entries == ()
+    for text in (CARD, OLDER):
+        assert again.export(passage=text).entries == ()

@@ -206,7 +206,8 @@ def _texts(prompt: str) -> list[str]:
         elif isinstance(value, dict):
             waiting += [held for key, held in value.items() if key not in _NO_TEXT]
         elif isinstance(value, list):
-            waiting += value
+            parts = [p.get("text") if isinstance(p, dict) else p for p in value]
+            waiting += [*value, "".join(p for p in parts if isinstance(p, str))]
     return [text for text in dict.fromkeys(found) if text and not text.startswith("data:")]
 
 

@@ -231,7 +231,8 @@ def _is_untold(text: str) -> bool:
         return False
     if not isinstance(rows, list):
         return False
-    return not (rows and isinstance(rows[0], dict) and ASKED in rows[0])
+    first = rows[0] if rows else {}
+    return isinstance(first, dict) and ASKED not in first
 
 
 def _prompt_ids(text: str) -> list[int]:

@@ -18,7 +18,8 @@ PROMPTS = {
     "behind a marker": f"Answer. Question: please\n{ASKED}",
     "earlier in a text": f"Human: {ASKED}\nAI: the app\n\nQuestion: and then",
     "earlier turn": dumps([HumanMessage(ASKED), AIMessage("the app"), HumanMessage("and then")]),
-    "parts": dumps([SystemMessage("brief"), HumanMessage([{"type": "text", "text": ASKED}])]),
+    "part": dumps([SystemMessage("brief"), HumanMessage([{"type": "text", "text": ASKED}])]),
+    "parts": dumps([HumanMessage([{"type": "text", "text": t} for t in (ASKED[:9], ASKED[9:])])]),
 }
 
 
