@@ -556,6 +556,17 @@ def test_a_knowledge_base_is_prefilled_once(blending) -> None:
     assert engine.check().is_clean
 
 
+def test_a_prefilled_passage_is_forgotten_by_its_id(blending, open_engine) -> None:
+    engine = blending()
+    passages = [Passage.of(text, {"source": "bank"}) for text in PASSAGES.values()]
+    engine.prefill_passages(lambda q: ask_about(engine, [], q), passages)
+    engine.close()
+    again = open_engine(reuse="blend")
+    assert again.export(passage=passages[0].text).counts["blocks"] > 0
+    assert again.forget(passage=passages[0].id).is_proven
+    assert again.export(passage=passages[0].text).entries == ()
+
+
 def test_prompts_that_begin_each_in_its_own_way_are_a_problem_not_a_crash(blending) -> None:
     engine = blending()
     number = iter(range(10, 99))

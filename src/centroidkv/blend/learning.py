@@ -21,6 +21,7 @@ from centroidkv.error_kinds import kind_of
 from centroidkv.kv.blocks import Piece
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.serving.learning import Learner
+from centroidkv.types import Passage
 
 _log = logging.getLogger("centroidkv")
 
@@ -93,6 +94,10 @@ class PassageLearner:
                 self._thread = threading.Thread(target=self._run, name="centroidkv-passages")
                 self._thread.start()
         return True
+
+    def note(self, passages: Sequence[Passage]) -> None:
+        """Note ids and texts of passages that are about to be filled."""
+        self._learner.note_passages(passages)
 
     def _run(self) -> None:
         while True:

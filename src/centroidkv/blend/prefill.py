@@ -61,9 +61,11 @@ class PassagePrefill:
             ConfigError: One is no passage, there are none, or the chain is async.
         """
         begin = time.perf_counter()
-        known = {p.text.strip(): p for p in map(as_passage, passages) if p.text.strip()}
+        given = [p for p in map(as_passage, passages) if p.text.strip()]
+        known = {p.text.strip(): p for p in given}
         if not known:
             raise ConfigError("there are no passages to prefill; give those of the knowledge base")
+        self._learner.note(given)
         waiting: list[Shown] = []
         for shown in self._shown(invoke, list(known.values()), progress):
             waiting.append(shown)

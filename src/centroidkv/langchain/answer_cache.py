@@ -18,11 +18,14 @@ from langchain_core.outputs import ChatGeneration, Generation
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError, NotCalibrated, StoreError
 from centroidkv.fingerprint import fingerprint
-from centroidkv.serving.answers import Answer
+from centroidkv.serving.answers import ASKED, Answer
 from centroidkv.serving.question import question_from
 from centroidkv.types import FloatArray, valid_text
 
 _log = logging.getLogger("centroidkv")
+
+# Of a message: pictures and sounds, which are large, and what says no more than where they are.
+_NO_TEXT = {"type", "id", "url", "data", "base64"}
 
 __all__ = ["CentroidKVAnswerCache"]
 
@@ -119,7 +122,10 @@ class CentroidKVAnswerCache(BaseCache):
         if self.engine.is_personal(asked.question, *(g.text for g in return_val)):
             return
         key = fingerprint(prompt, llm_string)
-        answer = Answer(key, asked.question, _to_text(return_val), 0.0)
+        texts = _texts(prompt)
+        # Without its texts an answer goes with whatever is forgotten.
+        told = None if self.engine.is_personal(*texts) else texts
+        answer = Answer(key, asked.question, _to_text(return_val, told), 0.0)
         vector = self._embedded(asked.question)
         try:
             self.engine.answers.put(answer, scope=asked.scope, vector=vector, maxsize=self.maxsize)
@@ -186,6 +192,25 @@ def _last_human(prompt: str) -> tuple[str, str]:
     return text, json.dumps(messages, sort_keys=True)
 
 
+def _texts(prompt: str) -> list[str]:
+    """Return the texts of all of a prompt's messages, or the prompt if it is none of a chat's."""
+    try:
+        waiting: list[Any] = [m["kwargs"] for m in json.loads(prompt)]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return [prompt]
+    found: list[str] = []
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, dict):
+            waiting += [held for key, held in value.items() if key not in _NO_TEXT]
+        elif isinstance(value, list):
+            parts = [p.get("text") if isinstance(p, dict) else p for p in value]
+            waiting += [*value, "".join(p for p in parts if isinstance(p, str))]
+    return [text for text in dict.fromkeys(found) if text and not text.startswith("data:")]
+
+
 def _is_real(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -194,13 +219,15 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _to_text(generations: Sequence[Generation]) -> str:
+def _to_text(generations: Sequence[Generation], asked: list[str] | None) -> str:
     rows: list[dict[str, Any]] = []
     for generation in generations:
         row: dict[str, Any] = {"text": generation.text, "info": generation.generation_info}
         if isinstance(generation, ChatGeneration):
             row["message"] = message_to_dict(generation.message)
         rows.append(row)
+    if rows and asked is not None:
+        rows[0][ASKED] = asked
     return json.dumps(rows, default=str)
 
 

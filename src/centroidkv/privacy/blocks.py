@@ -12,7 +12,7 @@ from centroidkv.kv.blocks import is_root
 from centroidkv.kv.holdings import Holdings, Node
 from centroidkv.models.detokenizing import text_of
 from centroidkv.privacy.report import Held
-from centroidkv.privacy.wanted import Wanted
+from centroidkv.privacy.wanted import Wanted, plain
 from centroidkv.protocols import CausalModel
 
 __all__ = ["BlocksPlace"]
@@ -95,10 +95,12 @@ class BlocksPlace:
             return 0
         if not is_root(path[0].parent) and wanted.is_continued_in(text):
             return 0
-        if not wanted.is_cut_off_in(text):
+        cut = wanted.cut_off_in(text)
+        if not cut:
             return None
+        # Where a text repeats its own beginning, a shorter one would leave the rest in front of it.
         ends = (n for n in range(len(path) - 1, -1, -1))
-        return next((n for n in ends if wanted.is_cut_off_in(self._text(path[n:]) or "")), 0)
+        return next((n for n in ends if plain(self._text(path[n:]) or "").endswith(cut)), 0)
 
     def _is_readable(self, node: Node, models: dict[str, str]) -> bool:
         model = models.get(node.namespace, self._model.fingerprint)

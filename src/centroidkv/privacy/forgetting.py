@@ -24,6 +24,9 @@ _log = logging.getLogger("centroidkv")
 
 T = TypeVar("T")
 
+# Places whose entries for a passage have its id as key.
+_KNOW_TEXTS = ("records", "plans", "history", "passages")
+
 __all__ = ["Privacy"]
 
 
@@ -48,8 +51,9 @@ class Privacy:
     def export(self, wanted: Wanted) -> Export:
         """Return what is held; places that fail are named among the problems."""
         self._flush()
-        problems: list[str] = []
-        entries = self._search(self._settled(wanted), problems)
+        wanted = self._settled(wanted)
+        problems = _unknown(wanted)
+        entries = self._search(wanted, problems)
         about = wanted.question or wanted.passage or "everything"
         return Export(self._tenant, about, tuple(entries), tuple(problems))
 
@@ -57,7 +61,10 @@ class Privacy:
         """Remove what is wanted from every place, search again, and report."""
         with self._log.alone():
             self._flush()
-            return self._carry_out(self._log.begin(self._tenant, self._settled(wanted)))
+            wanted = self._settled(wanted)
+            report = self._carry_out(self._log.begin(self._tenant, wanted))
+        # Not of the forgetting that is written down: to do it again would not tell the text.
+        return replace(report, problems=(*report.problems, *_unknown(wanted)))
 
     def expire(self, wanted: Wanted, *, rewrites: bool) -> bool:
         """Remove what is too old; tell whether there was any. Rewrites files if told to."""
@@ -117,15 +124,22 @@ class Privacy:
 
     def _settled(self, wanted: Wanted) -> Wanted:
         """Add what has to be known before anything is removed: texts behind ids and ages."""
-        texts = [p for p in self._places if p.name in ("plans", "history", "passages")]
+        texts = [p for p in self._places if p.name in _KNOW_TEXTS]
         found = [h for p in texts for h in _tried(p, partial(p.find, wanted), []) or []]
         if wanted.passage is not None:
-            known = {held.text for held in found if held.key == wanted.passage}
-            return replace(wanted, passage_text=next(iter(known), ""))
+            known = {held.text for held in found if held.key == wanted.passage and held.text}
+            return replace(wanted, passage_texts=tuple(sorted(known)))
         if wanted.before_s is not None:
             old = {plain(held.text) for held in found if held.place == "history"}
             return replace(wanted, questions=tuple(sorted(old)))
         return wanted
+
+
+def _unknown(wanted: Wanted) -> list[str]:
+    """Say so where a passage is named by an id whose text, and so whose KV, cannot be told."""
+    if not wanted.is_unknown_id:
+        return []
+    return [f"passage id {wanted.passage} is not known here; give its text"]
 
 
 def _tried(place: Place, work: Callable[[], T], problems: list[str]) -> T | None:

@@ -16,7 +16,7 @@ from centroidkv.privacy.wanted import Wanted
 from centroidkv.protocols import CausalModel
 from centroidkv.routing.history import Asked, History
 from centroidkv.routing.records import RecordRing
-from centroidkv.serving.answers import Answer, AnswerStore
+from centroidkv.serving.answers import ASKED, Answer, AnswerStore
 from centroidkv.serving.drafts import DraftStore
 from centroidkv.store import Store
 from centroidkv.types import Passage, Record
@@ -41,10 +41,13 @@ class RecordsPlace:
         self._records = records
 
     def find(self, wanted: Wanted) -> list[Held]:
-        return [
-            Held(self.name, str(record.time_s), record.question, {"time_s": record.time_s})
-            for record in self._found(wanted)
-        ]
+        found = self._found(wanted)
+        asked = [Held(self.name, str(r.time_s), r.question, {"time_s": r.time_s}) for r in found]
+        if wanted.passage is None:
+            return asked
+        shown = (p for r in found for p in r.passages if wanted.is_passage(p))
+        texts = dict.fromkeys((p.id, p.text) for p in shown)
+        return asked + [Held(self.name, own, text) for own, text in texts]
 
     def _found(self, wanted: Wanted) -> list[Record]:
         def is_wanted(record: Record) -> bool:
@@ -122,7 +125,7 @@ class HistoryPlace:
             else:
                 history.forget([a.seen.question for a in asked])
                 if passages:
-                    history.replace_passages(dict.fromkeys(p.id for p in passages))
+                    history.forget_passages(passages)
             return len(asked) + len(passages)
 
     def scrub(self) -> str | None:
@@ -137,11 +140,14 @@ def _asked(history: History, wanted: Wanted) -> list[Asked]:
 
 
 def _passages(history: History, wanted: Wanted) -> list[Passage]:
-    return [p for p in history.known_passages().values() if wanted.is_passage(p)]
+    return [p for p in history.passage_texts() if wanted.is_passage(p)]
 
 
 class AnswersPlace:
-    """Answers of answer caches, and what representatives left, of all models of a tenant."""
+    """Answers of answer caches, and what representatives left, of all models of a tenant.
+
+    Answers that do not tell what they were asked go with any text, as drafts do.
+    """
 
     name = "answers"
 
@@ -162,6 +168,12 @@ class AnswersPlace:
             return store.all(wanted.before_s)
         return [answer for answer in store.all() if self._is_wanted(answer, wanted)]
 
+    def _gone(self, store: AnswerStore, wanted: Wanted) -> list[Answer]:
+        if wanted.before_s is not None:
+            return self._found(store, wanted)
+        kept = store.all()
+        return [a for a in kept if _is_untold(a.answer) or self._is_wanted(a, wanted)]
+
     def _is_wanted(self, answer: Answer, wanted: Wanted) -> bool:
         if any(map(wanted.is_in, (answer.question, answer.answer, *_strings(answer.answer)))):
             return True
@@ -174,7 +186,7 @@ class AnswersPlace:
         for store in self._stores():
             if wanted.before_s is None:
                 store.drop_unsound()  # nothing tells what they were
-            for answer in self._found(store, wanted):
+            for answer in self._gone(store, wanted):
                 forgotten += store.delete(answer_id=answer.id)
         return forgotten
 
@@ -209,6 +221,18 @@ def _strings(text: str) -> list[str]:
         elif isinstance(value, list):
             waiting += value
     return found
+
+
+def _is_untold(text: str) -> bool:
+    """Tell whether an answer cache kept an answer without the texts that it was asked."""
+    try:
+        rows = json.loads(text)
+    except ValueError:
+        return False
+    if not isinstance(rows, list):
+        return False
+    first = rows[0] if rows else {}
+    return isinstance(first, dict) and ASKED not in first
 
 
 def _prompt_ids(text: str) -> list[int]:

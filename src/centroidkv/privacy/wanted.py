@@ -4,38 +4,40 @@ Owns how texts are compared: without regard to case, spacing and Unicode form, w
 in another. Knows no place where anything is kept.
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 from centroidkv.errors import ConfigError
-from centroidkv.types import Passage
+from centroidkv.types import Passage, valid_text
 
 __all__ = ["Wanted", "plain", "seconds"]
 
+# As `Passage.of` makes them.
+_ID = re.compile("[0-9a-fA-F]{64}")
 # A cut-off end of a text that is at least so long counts as that text.
 LEAST_CUT = 8
 
 
 def plain(text: str) -> str:
     """Return a text as it is compared."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", valid_text(text)).casefold().split())
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One of: a `question`, a `passage` (id or text), what is older than `before_s`, or all.
 
-    `passage_id` is the id that a passage given by its text has, or the other way round
-    `passage_text` the text of one given by its id; `questions` are those of the history that are
-    too old, compared as a whole.
+    `passage_texts` are the texts of a passage given by its id: one id may have had several;
+    `questions` are those of the history that are too old, compared as a whole.
     """
 
     question: str | None = None
     passage: str | None = None
     before_s: float | None = None
     everything: bool = False
-    passage_text: str = ""
+    passage_texts: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
 
     @classmethod
@@ -47,7 +49,7 @@ class Wanted:
         before_s: float | None = None,
         everything: bool = False,
     ) -> "Wanted":
-        """Take what a user asks for.
+        """Take what a user asks for, as texts are stored: without lone surrogates.
 
         Raises:
             ConfigError: It is nothing, or several things, or a blank text.
@@ -61,13 +63,20 @@ class Wanted:
         for name, text in (("question", question), ("passage", passage)):
             if text is not None and (not isinstance(text, str) or not plain(text)):
                 raise ConfigError(f"{name} must be a text that is not blank, not {text!r}")
+        question = None if question is None else valid_text(question)
+        passage = None if passage is None else valid_text(passage)
         return cls(question, passage, before_s, everything)
 
     @property
     def texts(self) -> tuple[str, ...]:
         """What is looked for within other texts, as it is compared."""
-        given = self.question or self.passage_text or self.passage
-        return (plain(given),) if given else ()
+        given = (self.question or self.passage,) if not self.passage_texts else self.passage_texts
+        return tuple(plain(text) for text in given if text)
+
+    @property
+    def is_unknown_id(self) -> bool:
+        """Whether what is given looks like a passage's id, and its text is not known."""
+        return not self.passage_texts and bool(_ID.fullmatch((self.passage or "").strip()))
 
     def is_in(self, text: str) -> bool:
         """Tell whether a text holds what is wanted; words are not cut."""
@@ -90,12 +99,20 @@ class Wanted:
             return False
         return passage.id == self.passage or plain(passage.text) in self.texts
 
+    def cut_off_in(self, text: str) -> str:
+        """Return the longest beginning of what is wanted that a text ends with, "" for none."""
+        known = plain(text)
+        cut = (
+            t[:length]
+            for t in self.texts
+            for length in range(_least(t), len(t))
+            if known.endswith(t[:length])
+        )
+        return max(cut, key=len, default="")
+
     def is_cut_off_in(self, text: str) -> bool:
         """Tell whether a text ends with the beginning of what is wanted."""
-        known = plain(text)
-        return any(
-            known.endswith(t[:length]) for t in self.texts for length in range(_least(t), len(t))
-        )
+        return bool(self.cut_off_in(text))
 
     def is_continued_in(self, text: str) -> bool:
         """Tell whether a text begins with the end of what is wanted."""
@@ -116,13 +133,17 @@ class Wanted:
             "passage": self.passage,
             "before_s": self.before_s,
             "everything": self.everything,
-            "passage_text": self.passage_text,
+            "passage_texts": list(self.passage_texts),
             "questions": list(self.questions),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Wanted":
-        return cls(**{**values, "questions": tuple(values["questions"])})
+        known = {**values, "questions": tuple(values["questions"])}
+        # Of a forgetting that an earlier version left unfinished, which knew one text.
+        before = known.pop("passage_text", "")
+        texts = known.get("passage_texts", [before] if before else [])
+        return cls(**{**known, "passage_texts": tuple(texts)})
 
 
 def seconds(value: object) -> float:

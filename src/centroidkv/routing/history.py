@@ -8,17 +8,17 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from centroidkv.error_kinds import kind_of
-from centroidkv.errors import CacheCorrupt
 from centroidkv.files import set_aside
+from centroidkv.routing.known_passages import SCHEMA, TABLES, KnownPassages, readable
 from centroidkv.sqlite_checks import Checked, is_damage
 from centroidkv.sqlite_files import open_to_write
 from centroidkv.sqlite_scrubbing import erasing, scrub
@@ -27,22 +27,19 @@ from centroidkv.vault import IN_THE_CLEAR, Vault
 
 _log = logging.getLogger("centroidkv")
 
-T = TypeVar("T")
-
 __all__ = ["Asked", "History", "Seen", "open_history"]
 
-_SCHEMA = """
+_SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS seen (
     number INTEGER PRIMARY KEY, namespace TEXT NOT NULL, question TEXT NOT NULL,
     embedding BLOB NOT NULL, passages TEXT NOT NULL, is_placed INTEGER NOT NULL,
     UNIQUE (namespace, question)
 );
 CREATE INDEX IF NOT EXISTS waiting ON seen (namespace, is_placed);
-CREATE TABLE IF NOT EXISTS passages (
-    namespace TEXT NOT NULL, id TEXT NOT NULL, text TEXT NOT NULL, metadata TEXT NOT NULL,
-    PRIMARY KEY (namespace, id)
-) WITHOUT ROWID;
 """
+    + SCHEMA
+)
 # Columns that files of an earlier version lack.
 _LATER = {
     "times": "INTEGER NOT NULL DEFAULT 1",
@@ -52,16 +49,13 @@ _LATER = {
 }
 _QUESTION, _EMBEDDING, _FOUND = "seen.question", "seen.embedding", "seen.passages"
 _DOMAIN = "seen.domain"
-_ID, _TEXT, _METADATA = "passages.id", "passages.text", "passages.metadata"
 # What a plan is made of again, and so is served.
 _SEEN = Checked(
     "seen",
     key=("number",),
     columns=("number", "namespace", "question", "embedding", "passages", "domain"),
 )
-_PASSAGES = Checked(
-    "passages", key=("namespace", "id"), columns=("namespace", "id", "text", "metadata")
-)
+_TABLES = (_SEEN, *TABLES)
 _ROW = "(namespace, question, embedding, passages, is_placed, times, last_seen_s, is_built, domain)"
 _ADD = f"""
 INSERT INTO seen {_ROW} VALUES (?, ?, ?, ?, ?, 1, ?, 0, ?) ON CONFLICT (namespace, question)
@@ -129,8 +123,9 @@ class History:
             for name, kind in _LATER.items():
                 if name not in known:
                     db.execute(f"ALTER TABLE seen ADD COLUMN {name} {kind}")
-        for table in (_SEEN, _PASSAGES):
+        for table in _TABLES:
             table.lay_out(self._db, trusts_others=not vault.is_sealed)
+        self._known = KnownPassages(self._db, namespace, vault)
 
     def close(self) -> None:
         with self._lock:
@@ -150,10 +145,15 @@ class History:
     def add(self, seen: Seen, passages: Sequence[Passage], *, is_placed: bool) -> None:
         """Remember a question; of one that is known already, that it came again."""
         with self._writing() as db:
-            self._add_passages(db, passages)
+            self._known.add(passages)
             row = (self.namespace, self._question(seen.question))
             _SEEN.drop_if_unsound(db, "namespace = ? AND question = ?", row)
             db.execute(_ADD, (*self._row(seen), is_placed, time.time(), self._domain(seen.domain)))
+
+    def note_passages(self, passages: Sequence[Passage]) -> None:
+        """Remember passages that no question is noted with, so that their ids are known."""
+        with self._writing():
+            self._known.add(passages)
 
     def add_built(
         self, seen: Sequence[Seen], passages: Mapping[str, Passage], domains: Mapping[str, str]
@@ -163,7 +163,7 @@ class History:
         Questions that came in requests stay.
         """
         with self._writing() as db:
-            self._add_passages(db, list(passages.values()))
+            self._known.add(passages.values())
             db.execute("UPDATE seen SET is_built = 0 WHERE namespace = ?", (self.namespace,))
             named = [domains.get(s.question) or s.domain for s in seen]
             rows = [(*self._row(s), self._domain(d)) for s, d in zip(seen, named, strict=True)]
@@ -181,24 +181,6 @@ class History:
 
     def _domain(self, domain: str) -> str | bytes:
         return self._vault.put_text(domain, _DOMAIN) if domain else ""
-
-    def _id(self, passage: str) -> str | bytes:
-        return self._vault.put_text(passage, _ID)
-
-    def _add_passages(self, db: sqlite3.Connection, passages: Sequence[Passage]) -> None:
-        text = self._vault.put_text
-        texts = [
-            (
-                self.namespace,
-                self._id(p.id),
-                text(p.text, _TEXT),
-                text(json.dumps(dict(p.metadata), default=str), _METADATA),
-            )
-            for p in passages
-        ]
-        for row in texts:
-            _PASSAGES.drop_if_unsound(db, "namespace = ? AND id = ?", row[:2])
-        db.executemany("INSERT OR IGNORE INTO passages VALUES (?, ?, ?, ?)", texts)
 
     def waiting(self) -> list[Seen]:
         """Return the questions that no cluster has admitted."""
@@ -219,7 +201,7 @@ class History:
         )
         with self._lock:
             rows = self._db.execute(query, (self.namespace, *values)).fetchall()
-        return list(_readable(self._asked, rows))
+        return list(readable(self._asked, rows))
 
     def _asked(self, row: Sequence[Any]) -> Asked:
         question, embedding, found, times, last_seen_s, is_built, domain = row
@@ -263,8 +245,8 @@ class History:
         """Remove every question and passage of this namespace."""
         with self._writing() as db:
             erasing(db)
-            for table in ("seen", "passages"):
-                db.execute(f"DELETE FROM {table} WHERE namespace = ?", (self.namespace,))
+            for table in _TABLES:
+                db.execute(f"DELETE FROM {table.table} WHERE namespace = ?", (self.namespace,))
 
     def settle_clock(self, now_s: float) -> None:
         """Take what seems to come from after `now_s` for new: the clock was set back."""
@@ -279,13 +261,13 @@ class History:
     def faults(self) -> list[str]:
         """Say how many rows are not what was written; these are not used."""
         with self._lock:
-            unsound = {t.table: t.num_unsound(self._db) for t in (_SEEN, _PASSAGES)}
+            unsound = {t.table: t.num_unsound(self._db) for t in _TABLES}
         return [f"history: {n} damaged rows in {table}" for table, n in unsound.items() if n]
 
     def drop_unsound(self) -> None:
         """Remove damaged rows."""
         with self._writing() as db:
-            for table in (_SEEN, _PASSAGES):
+            for table in _TABLES:
                 table.drop_unsound(db)
 
     def count(self) -> int:
@@ -295,31 +277,34 @@ class History:
 
     def passages(self, ids: Sequence[str]) -> dict[str, Passage]:
         """Return the known ones among passages."""
-        query = "SELECT text, metadata FROM sound_passages WHERE namespace = ? AND id = ?"
-        found: dict[str, Passage] = {}
         with self._lock:
-            for passage in ids:
-                row = self._db.execute(query, (self.namespace, self._id(passage))).fetchone()
-                rows = [(self._id(passage), *row)] if row is not None else []
-                found |= {p.id: p for p in _readable(self._passage, rows)}
-        return found
-
-    def _passage(self, row: Sequence[Any]) -> Passage:
-        own, text, metadata = row
-        take = self._vault.take_text
-        return Passage(take(own, _ID), take(text, _TEXT), json.loads(take(metadata, _METADATA)))
+            return self._known.named(ids)
 
     def known_passages(self) -> dict[str, Passage]:
-        """Return every passage that was retrieved for a question."""
-        query = "SELECT id, text, metadata FROM sound_passages WHERE namespace = ?"
+        """Return every passage that was retrieved for a question, or noted for itself."""
         with self._lock:
-            rows = self._db.execute(query, (self.namespace,)).fetchall()
-        return {passage.id: passage for passage in _readable(self._passage, rows)}
+            return {passage.id: passage for passage in self._known.all()}
+
+    def passage_texts(self) -> list[Passage]:
+        """Return every passage with every text that its id had."""
+        with self._lock:
+            return [*self._known.all(), *self._known.further()]
+
+    def forget_passages(self, passages: Sequence[Passage]) -> None:
+        """Remove texts of passages; an id that had other texts too keeps those."""
+        gone = {(p.id, p.text) for p in passages}
+        ids = {own for own, _ in gone}
+        left = [p for p in self.passage_texts() if p.id in ids and (p.id, p.text) not in gone]
+        self.replace_passages(dict.fromkeys(ids - {p.id for p in left}))
+        with self._writing() as db:
+            erasing(db)
+            self._known.drop(ids)
+            self._known.add(left)
 
     def replace_passages(self, successors: Mapping[str, Passage | None]) -> None:
         """Let what was retrieved name the successor of each passage, or leave it out."""
         with self._writing() as db:
-            self._add_passages(db, [p for p in successors.values() if p is not None])
+            self._known.add(p for p in successors.values() if p is not None)
             query = "SELECT number, passages FROM sound_seen WHERE namespace = ?"
             rows = db.execute(query, (self.namespace,)).fetchall()
             changed = []
@@ -329,19 +314,7 @@ class History:
                 if new != old:
                     changed.append((self._vault.put_text(json.dumps(new), _FOUND), number))
             db.executemany("UPDATE seen SET passages = ? WHERE number = ?", changed)
-            db.executemany(
-                "DELETE FROM passages WHERE namespace = ? AND id = ?",
-                [(self.namespace, self._id(old)) for old in successors],
-            )
-
-
-def _readable(read: Callable[[Sequence[Any]], T], rows: Iterable[Sequence[Any]]) -> Iterator[T]:
-    """Yield what rows hold; one that cannot be read counts as not there."""
-    for row in rows:
-        try:
-            yield read(row)
-        except (CacheCorrupt, ValueError):
-            continue
+            self._known.drop(successors)
 
 
 def _now(passage: str, successors: Mapping[str, Passage | None]) -> list[str]:

@@ -53,7 +53,11 @@ DELETE FROM answers WHERE number IN (
 )
 """
 
-__all__ = ["Answer", "AnswerStore"]
+# Of an answer that is a JSON list: the texts of its prompt, in the first entry, so that it is found
+# when any of them is forgotten. One without them cannot be told from what is to be forgotten.
+ASKED = "asked"
+
+__all__ = ["ASKED", "Answer", "AnswerStore"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,16 +252,23 @@ class Learner:
         if self.history is not None:
             self.history.add_built(seen, passages, domains)
 
+    def note_passages(self, passages: Sequence[Passage]) -> None:
+        """Note passages before their KV is stored, so that it is found by their ids."""
+        history = self.history
+        if history is not None:
+            self.store.writer.submit(lambda: history.note_passages(passages), wait=True)
+
     def _remember(self, record: Record) -> None:
         """Note a question; one that was not admitted may found a cluster."""
         route, plan = record.route, self.router.plan
-        if self.history is None or route.embedding.size == 0:
+        if self.history is None:
             return
         # In the retriever's order: pins in front would vote for themselves when plans are refitted.
         by_text = {p.text: p.id for p in record.passages}
         ranked = [by_text[t] for t in record.found if t in by_text] or list(by_text.values())
         question = " ".join(self.redactor.masked(record.question).split())
-        if not question:
+        if not question or route.embedding.size == 0:
+            self.history.note_passages(record.passages)
             return
         seen = Seen(question, route.embedding, tuple(ranked), route.domain or "")
         self.history.add(seen, record.passages, is_placed=route.is_admitted)

@@ -184,3 +184,15 @@ def test_passages_give_way_to_their_successors(history: History, path: Path) -> 
     assert [a.seen.passages for a in other.asked()] == [(CARD.id,)], "another tenant's stay"
     assert other.known_passages() == {CARD.id: CARD}
     other.close()
+
+
+def test_a_second_text_of_a_passage_id_is_kept_and_forgotten_for_itself(history: History) -> None:
+    first, second = Passage("doc-1", "the first text"), Passage("doc-1", "the second text")
+    history.note_passages([first])
+    history.note_passages([second, first])
+    assert history.passage_texts() == [first, second]
+    history.forget_passages([first])
+    assert history.passage_texts() == [second]
+    assert history.passages(["doc-1"]) == {"doc-1": second}
+    history.forget_passages([second])
+    assert history.passage_texts() == []
