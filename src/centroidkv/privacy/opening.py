@@ -36,6 +36,9 @@ from centroidkv.versions.in_force import Versions
 
 _log = logging.getLogger("centroidkv")
 
+# So long may an opening take for tenants that ask nothing; the rest is done beside requests.
+OPENING_S = 2.0
+
 __all__ = ["finish_forgetting", "open_expiry", "open_privacy"]
 
 
@@ -101,7 +104,7 @@ def finish_forgetting(privacy: Privacy, expiry: Expiry, store: Store) -> set[str
     quiet = expiry.beside
     if isinstance(quiet, QuietTenants):
         quiet.resume()
-        quiet.sweep()
+        quiet.sweep(OPENING_S)
     return privacy.others() if store.is_owner else set()
 
 

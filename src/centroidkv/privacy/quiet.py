@@ -75,11 +75,11 @@ class QuietTenants:
             if self._log.has_remains:
                 self._tried(self._resume)
 
-    def sweep(self) -> bool:
+    def sweep(self, longest_s: float = float("inf")) -> bool:
         """Let go of all that is too old; tell whether files still hold any of it."""
         with self._lock:
             self._waiting = []
-            self._tried(lambda: self._go_on(float("inf")))
+            self._tried(lambda: self._go_on(time.monotonic() + longest_s))
             return self._owes_rewriting
 
     def hasten(self, ttl_s: float) -> None:
