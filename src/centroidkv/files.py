@@ -8,6 +8,7 @@ from typing import Any
 
 from centroidkv.bounds import MOST_TEXT_BYTES, plain_json
 from centroidkv.errors import ConfigError
+from centroidkv.links import delete
 
 __all__ = [
     "UNFINISHED",
@@ -21,6 +22,9 @@ __all__ = [
 
 # What files are called until they are whole.
 UNFINISHED = ".writing-"
+# How many damaged files of one name are kept.
+MOST_ALIKE = 8
+_BESIDE = ("", "-wal", "-shm")
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
@@ -46,13 +50,34 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def set_aside(path: Path, quarantine: Path) -> None:
-    """Move a damaged file, and what SQLite keeps beside it, out of the way without losing it."""
+def set_aside(path: Path, quarantine: Path, *, most: int = MOST_ALIKE) -> None:
+    """Move a damaged file or folder, and what SQLite keeps beside it, out of the way.
+
+    Nothing happens where nothing is there. The second of a name gets `.2` behind it, and so on; of
+    more than `most` the latest has the last place, so that what is damaged again and again does
+    not fill the disk.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    damaged = [s for s in _BESIDE if os.path.lexists(f"{path}{s}")]
+    if not damaged:
+        return
     quarantine.mkdir(mode=0o700, exist_ok=True)
-    for suffix in ("", "-wal", "-shm"):
-        damaged = path.with_name(path.name + suffix)
-        if damaged.exists():
-            os.replace(damaged, quarantine / damaged.name)
+    if quarantine.is_symlink():
+        raise OSError(0, "a link, to which nothing is moved", str(quarantine))
+    place = _place(quarantine / path.name, most)
+    for suffix in _BESIDE:
+        delete(Path(f"{place}{suffix}"))
+    for suffix in damaged:
+        os.replace(f"{path}{suffix}", f"{place}{suffix}")
+
+
+def _place(first: Path, most: int) -> Path:
+    """Return where nothing lies yet, or the last place."""
+    places = [first, *(first.with_name(f"{first.name}.{n}") for n in range(2, most + 1))]
+    free = (p for p in places if not any(os.path.lexists(f"{p}{s}") for s in _BESIDE))
+    return next(free, places[-1])
 
 
 def user_cache_folder() -> Path:

@@ -64,6 +64,7 @@ def open_to_write(
         sqlite3.DatabaseError: It is damaged.
     """
     if str(path) != IN_MEMORY:
+        _require_unlinked(path)
         _shield(path)
     connection = _connect(path)
     try:
@@ -116,6 +117,11 @@ def _connect(path: Path | str, *, uri: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(
         path, uri=uri, check_same_thread=False, timeout=WAIT_S, factory=_Connection
     )
+
+
+def _require_unlinked(path: Path) -> None:
+    if path.is_symlink():
+        raise sqlite3.OperationalError(f"{path} is a link; what it leads to is left alone")
 
 
 def _shield(path: Path) -> None:

@@ -43,6 +43,7 @@ from centroidkv.kv.remote import RemoteBlocks
 from centroidkv.kv.remote_opening import open_remote
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.kv.write_behind import WriteBehind
+from centroidkv.links import require_no_links
 from centroidkv.observers.fan_out import Observers, open_observers
 from centroidkv.observers.health import StoreParts
 from centroidkv.observing import NO_OBSERVER, Observer
@@ -67,6 +68,8 @@ _log = logging.getLogger("centroidkv")
 LEAST_QUEUE_BYTES = 16 << 20
 # What the files of an open store need at the least before anything is stored.
 PROBE_BYTES = 256 << 10
+# Damaged links are set aside into the one, and the other is set aside with the links in it.
+LINKS_ASIDE = ("quarantine", "chroma")
 
 __all__ = ["Store"]
 
@@ -122,7 +125,8 @@ class Store:
 
         Raises:
             StoreNotFound: There is none, and `create` is off.
-            StoreError: The path is something else, of a newer format, or needs another key.
+            StoreError: The path is something else, of a newer format, needs another key, or has
+                links in it.
             MissingExtra: There is a key, and `cryptography` is not installed.
         """
         folder, config = Path(path).expanduser(), config or EngineConfig()
@@ -133,6 +137,7 @@ class Store:
                     f"centroidkv build --questions q.csv --passages p.jsonl --store {folder}"
                 )
             create_store(folder, config.encryption_key_bytes)
+        require_no_links(folder, apart_from=LINKS_ASIDE)
         return cls(folder, config, read_only=config.read_only or not _is_writable(folder))
 
     def _open_centroids(self) -> Centroids:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from centroidkv.bounds import plain_json, read_bounded
 from centroidkv.errors import CacheError, StoreError, StoreNotFound
 from centroidkv.files import UNFINISHED, write_atomic
+from centroidkv.links import require_no_links
 from centroidkv.sealing import Sealer, is_sealed
 from centroidkv.secret_keys import KEY_BYTES
 from centroidkv.vault import IN_THE_CLEAR, SealedVault, Vault
@@ -57,6 +58,7 @@ def create_store(folder: Path, key: bytes | None) -> None:
 
 
 def _alone(folder: Path) -> FileLock:
+    require_no_links(folder)
     return FileLock(folder / f"{UNFINISHED}{MARKER}", mode=0o600)
 
 

@@ -1,13 +1,13 @@
 """Files of a store that hold texts, or figures of one tenant; see `Place` for the contract."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from centroidkv.bounds import MOST_TEXT_BYTES
 from centroidkv.errors import CacheError
 from centroidkv.kv.holdings import Holdings
+from centroidkv.links import delete
 from centroidkv.privacy.report import Held
 from centroidkv.privacy.wanted import Wanted
 from centroidkv.types import Passage
@@ -108,18 +108,17 @@ class QuarantinePlace:
         return [Held(self.name, path.name, "") for path in self._found(wanted)]
 
     def _found(self, wanted: Wanted) -> list[Path]:
-        found = sorted(self._folder.glob("*"))
+        # A link in its place goes; what it leads to is not the store's.
+        is_link = self._folder.is_symlink()
+        found = [self._folder] if is_link else sorted(self._folder.glob("*"))
         if wanted.before_s is None:
             return found
-        return [path for path in found if path.stat().st_mtime < wanted.before_s]
+        return [path for path in found if path.lstat().st_mtime < wanted.before_s]
 
     def forget(self, wanted: Wanted) -> int:
         found = self._found(wanted)
         for path in found:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            delete(path)
         return len(found)
 
     def scrub(self) -> str | None:

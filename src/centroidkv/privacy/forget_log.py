@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from centroidkv.bounds import MOST_TEXT_BYTES, plain_json
-from centroidkv.errors import CacheError
+from centroidkv.errors import CacheError, StoreError
 from centroidkv.files import UNFINISHED
 from centroidkv.privacy.wanted import Wanted
 from centroidkv.vault import IN_THE_CLEAR, Vault
@@ -45,12 +45,23 @@ class ForgetLog:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Let one process forget at a time; clear away what was killed while it was written."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        with FileLock(self._folder / "lock", mode=0o600):
+        """Let one process forget at a time; clear away what was killed while it was written.
+
+        Raises:
+            StoreError: The lock cannot be had.
+        """
+        lock = FileLock(self._folder / "lock", mode=0o600)
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise StoreError(f"cannot lock {self._folder}: {error}") from error
+        try:
             for half in self._folder.glob(f"{UNFINISHED}*"):
                 half.unlink(missing_ok=True)
             yield
+        finally:
+            lock.release()
 
     def begin(self, tenant: str, wanted: Wanted) -> Intent:
         """Note what is to be forgotten."""

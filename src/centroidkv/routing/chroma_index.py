@@ -287,10 +287,12 @@ class EmbeddedChroma:
                 f"{self._folder} is in use by another process; it routes from the plan in memory "
                 "here. To share one index, run a Chroma server and give chroma='http://...'"
             ) from error
+        except OSError as error:
+            raise IndexUnavailable(f"{self._folder} cannot be locked: {error}") from error
         self._is_sound = True
         try:
-            prepare_folder(self._folder, self._quarantine)
             with translated():
+                prepare_folder(self._folder, self._quarantine)
                 self._client = chromadb.PersistentClient(
                     path=str(self._folder), settings=_settings()
                 )

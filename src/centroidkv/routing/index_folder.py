@@ -3,6 +3,7 @@
 Knows of Chroma only where its files lie and that its texts are in one SQLite file.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -13,7 +14,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from centroidkv.errors import IndexUnavailable
+from centroidkv.files import set_aside
 from centroidkv.fingerprint import folder_digest
+from centroidkv.links import has_links, open_unlinked
 from centroidkv.sqlite_scrubbing import scrub
 
 _log = logging.getLogger("centroidkv")
@@ -31,6 +34,10 @@ __all__ = [
 WAIT_S = 10.0
 _HEADER = struct.Struct("<i4Q")
 _LENGTH_BYTES = 4
+_CHUNK_BYTES = 1 << 20
+# Of the folders set aside, the first and the latest are kept: they are large, and a plan has all
+# that is in them.
+MOST_FOLDERS = 2
 
 
 def digest_of(folder: Path) -> str:
@@ -41,17 +48,19 @@ def digest_of(folder: Path) -> str:
 def prepare_folder(folder: Path, quarantine: Path) -> None:
     """Leave a folder that is safe to open: sound as last closed, or empty."""
     seal = folder.with_name("chroma.digest")
-    if folder.exists():
-        expected = seal.read_bytes() if seal.exists() else b""
-        if expected != digest_of(folder).encode():
-            _log.warning(
-                "%s was not closed cleanly or is damaged; it is rebuilt from the plan", folder
-            )
-            quarantine.mkdir(mode=0o700, exist_ok=True)
-            shutil.rmtree(quarantine / "chroma", ignore_errors=True)
-            os.replace(folder, quarantine / "chroma")
+    if os.path.lexists(folder) and not _is_as_closed(folder):
+        _log.warning("%s was not closed cleanly or is damaged; it is rebuilt from the plan", folder)
+        set_aside(folder, quarantine, most=MOST_FOLDERS)
     seal.unlink(missing_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _is_as_closed(folder: Path) -> bool:
+    # Native code writes through links, and who can put one there can write a digest that fits.
+    if has_links(folder):
+        return False
+    seal = folder.with_name("chroma.digest")
+    return seal.exists() and seal.read_bytes() == digest_of(folder).encode()
 
 
 def embedded_faults(folder: Path) -> list[str]:
@@ -59,9 +68,7 @@ def embedded_faults(folder: Path) -> list[str]:
     lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
     try:
         with lock.acquire(timeout=0):
-            seal = folder.with_name("chroma.digest")
-            sealed = seal.read_bytes() if seal.exists() else b""
-            if folder.exists() and sealed != digest_of(folder).encode():
+            if os.path.lexists(folder) and not _is_as_closed(folder):
                 return [f"{folder}: damaged or not closed cleanly; it is rebuilt when opened"]
     except (Timeout, OSError):
         # In use by its owner, or not ours to lock.
@@ -72,7 +79,8 @@ def embedded_faults(folder: Path) -> list[str]:
 def shield(folder: Path) -> None:
     """Leave a folder and all in it to its owner alone, whatever mode the native code gave them."""
     for path in (folder, *folder.rglob("*")):
-        path.chmod(0o700 if path.is_dir() else 0o600)
+        if not path.is_symlink():
+            path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def zero_unused(folder: Path) -> None:
@@ -83,24 +91,31 @@ def zero_unused(folder: Path) -> None:
     bytes), then, eight bytes each: an offset, the reserved and the used elements, bytes an element.
     """
     for header in folder.rglob("header.bin"):
-        raw = header.read_bytes()[: _HEADER.size]
-        if len(raw) < _HEADER.size:
-            continue
-        version, _, reserved, used, num_bytes = _HEADER.unpack(raw)
-        for name, each in (("data_level0.bin", num_bytes), ("length.bin", _LENGTH_BYTES)):
-            path = header.with_name(name)
-            is_known = version == 1 and path.exists() and used <= reserved
-            if is_known and path.stat().st_size == reserved * each:
-                with path.open("r+b") as file:
-                    file.seek(used * each)
-                    file.write(bytes((reserved - used) * each))
+        with contextlib.suppress(OSError), os.fdopen(open_unlinked(header, os.O_RDONLY), "rb") as f:
+            raw = f.read(_HEADER.size)
+            if len(raw) < _HEADER.size:
+                continue
+            version, _, reserved, used, num_bytes = _HEADER.unpack(raw)
+            if version == 1 and used <= reserved:
+                for name, each in (("data_level0.bin", num_bytes), ("length.bin", _LENGTH_BYTES)):
+                    _zero(header.with_name(name), used * each, reserved * each)
+
+
+def _zero(path: Path, start: int, end: int) -> None:
+    """Overwrite the end of a file, if that is where it ends; what is no file of ours is left."""
+    with contextlib.suppress(OSError), os.fdopen(open_unlinked(path, os.O_RDWR), "r+b") as file:
+        if os.fstat(file.fileno()).st_size != end:
+            return
+        file.seek(start)
+        for at in range(start, end, _CHUNK_BYTES):
+            file.write(bytes(min(_CHUNK_BYTES, end - at)))
 
 
 def erase_folder(folder: Path) -> None:
     """Delete the folder of an index that is not open.
 
     Raises:
-        IndexUnavailable: Another process has it open.
+        IndexUnavailable: Another process has it open, or it cannot be locked.
     """
     lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
     try:
@@ -109,6 +124,8 @@ def erase_folder(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     except Timeout as error:
         raise IndexUnavailable(f"{folder} is in use by another process") from error
+    except OSError as error:
+        raise IndexUnavailable(f"{folder} cannot be locked or deleted: {error}") from error
 
 
 def scrub_file(path: Path) -> None:

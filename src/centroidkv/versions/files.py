@@ -41,17 +41,20 @@ class VersionFiles:
         """Keep other threads and processes from writing versions meanwhile.
 
         Raises:
-            StoreError: The store is read-only, or another process does not let go.
+            StoreError: The store is read-only, another process does not let go, or the lock cannot
+                be had.
         """
         self._store.require_writable("change its plan versions")
         with self.lock:
-            self._plans.folder.mkdir(mode=0o700, exist_ok=True)
             try:
+                self._plans.folder.mkdir(mode=0o700, exist_ok=True)
                 self._file_lock.acquire(timeout=LOCK_S)
             except Timeout as error:
                 raise StoreError(
                     f"another process is writing plans in {self._plans.folder}; try again later"
                 ) from error
+            except OSError as error:
+                raise StoreError(f"cannot lock {self._plans.folder}: {error}") from error
             try:
                 yield
             finally:
