@@ -202,6 +202,7 @@ def _open(options: argparse.Namespace, *, create: bool = True) -> Engine:
         chroma=options.chroma,
         remote=getattr(options, "remote", None),
         encryption_key=options.encryption_key,
+        tenant_secret=getattr(options, "tenant_secret", None),
     )
 
 

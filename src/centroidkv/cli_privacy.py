@@ -57,6 +57,9 @@ def register(command: Command, console: Console) -> None:
         parser.add_argument("--passage", help="its id or its text")
         parser.add_argument("--tenant", default="", help="default: the one without a name")
         parser.add_argument("--remote", help="URL of the remote, if one is used")
+        parser.add_argument(
+            "--tenant-secret", type=variable, help="if one is used: env:NAME of a variable"
+        )
         console.add_model(parser)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from centroidkv.links import delete
 
 __all__ = [
     "UNFINISHED",
+    "abandoned",
     "json_lines",
     "read_text",
     "set_aside",
@@ -22,6 +24,9 @@ __all__ = [
 
 # What files are called until they are whole.
 UNFINISHED = ".writing-"
+# No write takes so long: an older one was broken off, whoever has its number now.
+LONGEST_WRITE_S = 60.0
+_BEGUN_S = time.time()
 # How many damaged files of one name are kept.
 MOST_ALIKE = 8
 _BESIDE = ("", "-wal", "-shm")
@@ -30,7 +35,8 @@ _BESIDE = ("", "-wal", "-shm")
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that readers see all of it or nothing: temporary, fsync, replace."""
     _make_folder(path.parent)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
+    prefix = f"{UNFINISHED}{os.getpid()}-"
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
     try:
         with os.fdopen(handle, "wb") as file:
             for part in parts:
@@ -41,6 +47,40 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """Return the unfinished files in a folder, and below it, that nobody writes any more.
+
+    A killed process leaves such; they may hold anything. What another machine is just writing is
+    taken for one of them, and that write fails.
+    """
+    # The lock of a store's first file is called alike.
+    found = [p for p in folder.rglob(f"{UNFINISHED}*") if not p.name.endswith(".json")]
+    return sorted(path for path in found if _is_abandoned(path))
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        written_s = path.lstat().st_mtime
+    except OSError:
+        return False
+    number = path.name.removeprefix(UNFINISHED).partition("-")[0]
+    if number == str(os.getpid()):
+        return written_s < _BEGUN_S
+    return time.time() - written_s > LONGEST_WRITE_S or not _is_alive(number)
+
+
+def _is_alive(number: str) -> bool:
+    if not number.isdigit() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(number), 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _make_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from centroidkv.bounds import MOST_TEXT_BYTES
 from centroidkv.errors import CacheError
-from centroidkv.files import set_aside
+from centroidkv.files import abandoned, set_aside
 from centroidkv.knowledge import FILE
 from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
@@ -141,6 +141,10 @@ def check_store(store: Store, *, repair: bool = False, router: Router | None = N
     problems += [f"manifest: {fault}" for fault in disk.manifest.faults()]
     _check_rows(disk, problems, repaired, repair=repair)
     _check_files(disk, problems, repaired, repair=repair)
+    if repair:
+        for path in abandoned(store.path):
+            path.unlink(missing_ok=True)
+            repaired.append(f"deleted {path.name}, which nobody writes any more")
     _check_plans(store, problems, repaired, repair=repair)
     _check_texts(store, problems, repaired, repair=repair)
     _check_passages(store, problems, repaired, repair=repair)

@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from centroidkv import Engine
 from centroidkv.errors import IndexUnavailable, StoreError
 from centroidkv.files import set_aside
-from centroidkv.privacy.files import QuarantinePlace
+from centroidkv.privacy.files import UntoldPlace, files_set_aside
 from centroidkv.privacy.forget_log import ForgetLog
 from centroidkv.privacy.wanted import Wanted
 from centroidkv.routing.index_folder import (
@@ -115,7 +116,7 @@ def test_forgetting_unlinks_links_in_the_quarantine(
     (quarantine / "folder").symlink_to(outside)
     (quarantine / "file").symlink_to(outside / "kept")
     (quarantine / "nowhere").symlink_to(tmp_path / "nowhere")
-    place = QuarantinePlace(quarantine)
+    place = UntoldPlace("quarantine", partial(files_set_aside, quarantine))
     assert place.forget(Wanted(everything=before_s is None, before_s=before_s)) == 4
     assert list(quarantine.iterdir()) == [] and is_untouched(outside)
 
@@ -128,7 +129,12 @@ def test_a_quarantine_that_is_a_link_is_unlinked_and_nothing_moved_there(
     damaged.write_bytes(b"damaged")
     with pytest.raises(OSError, match="a link"):
         set_aside(damaged, quarantine)
-    assert QuarantinePlace(quarantine).forget(Wanted(everything=True)) == 1
+    assert (
+        UntoldPlace("quarantine", partial(files_set_aside, quarantine)).forget(
+            Wanted(everything=True)
+        )
+        == 1
+    )
     assert not quarantine.is_symlink() and is_untouched(outside)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from centroidkv.errors import CacheError
-from centroidkv.kv.blocks import is_root, namespace_id
+from centroidkv.kv.blocks import is_block_id, is_root, namespace_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.manifest import Manifest
 from centroidkv.kv.remote_budget import block_of
@@ -24,7 +24,10 @@ AHEAD_S = 120
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A block wherever it is: `tiers` are `memory`, `disk`, `file` (not indexed) or `remote`."""
+    """A block wherever it is: `tiers` are `memory`, `disk`, `file` (not indexed) or `remote`.
+
+    One that cannot be read has no tokens and no namespace.
+    """
 
     id: str
     parent: str
@@ -43,7 +46,13 @@ def note_owner(manifest: Manifest, namespace: str, owner: str, *, model: str = "
     """Note whose a namespace is; `model` is the fingerprint of the model that reads its tokens."""
     with manifest._writing() as db:
         row = (namespace, owner, model)
-        db.execute("INSERT OR IGNORE INTO owners VALUES (?, ?, ?)", row)
+        # A row that tells something else was damaged.
+        db.execute(
+            "INSERT INTO owners VALUES (?, ?, ?) ON CONFLICT (namespace) DO UPDATE"
+            " SET owner = excluded.owner, model = excluded.model"
+            " WHERE owner <> excluded.owner OR model <> excluded.model",
+            row,
+        )
 
 
 class Holdings:
@@ -145,20 +154,32 @@ class Holdings:
                 found[node.id] = replace(known, tiers=tiers, used_s=used_s)
 
     def _loose_files(self, found: Mapping[str, Node]) -> Iterator[Node]:
-        """Yield blocks whose file is there and whose row is not, as a kill may leave them."""
+        """Yield blocks whose file is there and whose row is not, as a kill may leave them.
+
+        Of a damaged one nothing tells whose it is, so it may be this owner's.
+        """
         for path in list(self._blocks.disk.files()):
             if path.stem in found or self._manifest.get(path.stem) is not None:
                 continue
+            if not is_block_id(path.stem):
+                continue
+            used_s = path.lstat().st_mtime
             try:
                 s = load_block(path, self._blocks.disk.vault)
-                used_s = path.stat().st_mtime
             except (CacheError, OSError):
-                continue  # damaged: nothing will ever read it, and `check` sets it aside
-            yield Node(path.stem, s.parent, s.namespace, s.token_ids, ("file",), used_s)
+                yield Node(path.stem, "", "", (), ("file",), used_s)
+            else:
+                yield Node(path.stem, s.parent, s.namespace, s.token_ids, ("file",), used_s)
 
     def _add_remote(self, found: dict[str, Node], own: Mapping[str, str]) -> None:
+        """Add what is on the remote alone; of what cannot be read nothing tells whose it is.
+
+        Raises:
+            OSError: The remote does not tell what it holds, or does not give all of it.
+        """
         remote = self._blocks.remote
         assert remote is not None
+        withheld = 0
         for name in self._listed():
             block, level = block_of(name), name.rpartition(".")[2]
             known = found.get(block)
@@ -168,9 +189,18 @@ class Holdings:
                 continue
             if self._manifest.has(block):
                 continue  # another owner's
-            s = remote.inspect(block, level)
-            if s is not None:
-                self._add(found, [Node(s.id, s.parent, s.namespace, s.token_ids, ("remote",))], own)
+            try:
+                s = remote.inspect(block, level)
+            except CacheError:
+                self._add(found, [Node(block, "", "", (), ("remote",))], own)
+            except OSError:
+                withheld += 1
+            else:
+                if s is not None:
+                    node = Node(s.id, s.parent, s.namespace, s.token_ids, ("remote",))
+                    self._add(found, [node], own)
+        if withheld:
+            raise OSError(f"the remote does not give {withheld} of its entries")
 
     def _listed(self) -> list[str]:
         remote = self._blocks.remote

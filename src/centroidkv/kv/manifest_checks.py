@@ -12,6 +12,7 @@ _HEX = "(typeof({0}) <> 'text' OR {0} GLOB '*[^0-9a-f]*' OR length({0}) {1})"
 _WHOLE = "(typeof({0}) <> 'integer' OR {0} NOT BETWEEN 0 AND {1})"
 _TEXT = "(typeof({0}) <> 'text' OR length({0}) > 1024)"
 _NUMBER = "(typeof({0}) NOT IN ('real', 'integer') OR abs({0}) > 1e300)"
+_COUNTS = ("num_bytes", "uses", "depth", "last_used", "stored_s")
 _ID, _ANY_ID = "<> 64", "NOT BETWEEN 64 AND 1024"
 
 _ODD = {
@@ -22,7 +23,7 @@ _ODD = {
         "(length(parent) > 64 AND parent <> namespace)",
         "(typeof(tokens) <> 'blob' OR length(tokens) % 4)",
         "length(tokens) - {extra} NOT BETWEEN 4 AND 256",
-        *(_WHOLE.format(name, 1 << 40) for name in ("num_bytes", "uses", "depth", "last_used")),
+        *(_WHOLE.format(name, 1 << 40) for name in _COUNTS),
         *(_WHOLE.format(name, 1) for name in ("is_full", "in_remote")),
         _TEXT.format("level"),
         _NUMBER.format("worth"),
@@ -37,6 +38,12 @@ _ODD = {
         _WHOLE.format("cluster", 1 << 40),
         _WHOLE.format("in_memory", 1),
     ),
+    "owners": (
+        *(_HEX.format(name, _ANY_ID) for name in ("namespace", "owner")),
+        _TEXT.format("model"),
+    ),
+    "ttls": (_HEX.format("owner", _ANY_ID), _NUMBER.format("ttl_s")),
+    "remotes": (_TEXT.format("id"),),
     "clocks": (_TEXT.format("name"), _NUMBER.format("value")),
     "counters": (_TEXT.format("name"), _WHOLE.format("value", 1 << 60)),
 }

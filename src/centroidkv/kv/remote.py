@@ -176,19 +176,20 @@ class RemoteBlocks:
             return None
 
     def inspect(self, block: str, level: str) -> StoredBlock | None:
-        """Return an entry to tell whose it is, of whatever model; None if it cannot be read.
+        """Return an entry to tell whose it is, of whatever model; None if it is gone.
 
         Not to be used for an answer. Nothing is counted or remembered: what is in vain for one
         tenant now may be another's own in a moment.
+
+        Raises:
+            OSError: The remote does not answer.
+            CacheError: The entry is damaged, or sealed under another key.
         """
         name = entry_name(block, level)
         answer = self.calls.run_one(lambda: self._store.read(name, MAX_BLOCK_BYTES))
-        if answer is None or answer.value is None:
-            return None
-        try:
-            return self._parsed(block, level, answer.value).stored
-        except CacheError:
-            return None
+        if answer is None:
+            raise OSError(f"the remote does not give {name}")
+        return None if answer.value is None else self._parsed(block, level, answer.value).stored
 
     @property
     def _most_bytes(self) -> int:

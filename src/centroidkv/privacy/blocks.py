@@ -44,17 +44,22 @@ class BlocksPlace:
         ]
 
     def forget(self, wanted: Wanted) -> int:
-        found = self._found(wanted)
+        try:
+            found = self._found(wanted)
+        except OSError:
+            # What is here goes, whatever the remote does.
+            self._holdings.erase(self._found(wanted, with_remote=False))
+            raise
         self._holdings.erase(found)
         return len(found)
 
     def scrub(self) -> str | None:
         return None if self._holdings.scrub() else "manifest.sqlite is in use and keeps a rest"
 
-    def _found(self, wanted: Wanted) -> list[Node]:
+    def _found(self, wanted: Wanted, *, with_remote: bool = True) -> list[Node]:
         if wanted.before_s is not None and not self._holdings.has_older(wanted.before_s):
             return []
-        nodes = self._holdings.nodes(with_remote=wanted.before_s is None)
+        nodes = self._holdings.nodes(with_remote=with_remote and wanted.before_s is None)
         if wanted.everything:
             return list(nodes.values())
         tree = _Tree(nodes)
@@ -104,7 +109,8 @@ class BlocksPlace:
 
     def _is_readable(self, node: Node, models: dict[str, str]) -> bool:
         model = models.get(node.namespace, self._model.fingerprint)
-        return model == self._model.fingerprint and self._text([node]) is not None
+        is_whole = bool(node.token_ids) and self._text([node]) is not None
+        return is_whole and model == self._model.fingerprint
 
     def _text(self, path: Sequence[Node]) -> str | None:
         return text_of(self._model, [token for node in path for token in node.token_ids])

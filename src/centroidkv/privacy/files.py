@@ -1,7 +1,7 @@
 """Files of a store that hold texts, or figures of one tenant; see `Place` for the contract."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from centroidkv.bounds import MOST_TEXT_BYTES
@@ -14,7 +14,7 @@ from centroidkv.types import Passage
 from centroidkv.vault import Vault
 from centroidkv.versions.figures import FigureFile, read_figures
 
-__all__ = ["FiguresPlace", "PassageFilePlace", "QuarantinePlace"]
+__all__ = ["FiguresPlace", "PassageFilePlace", "UntoldPlace", "files_set_aside"]
 
 
 class FiguresPlace:
@@ -96,24 +96,25 @@ class PassageFilePlace:
         return None
 
 
-class QuarantinePlace:
-    """Damaged files, set aside. Nothing tells what they hold, so all of them go with any text."""
+class UntoldPlace:
+    """Files of which nothing tells what they hold, so all of them go with any text.
 
-    name = "quarantine"
+    Args:
+        name: Of the place.
+        files: Lists them.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, name: str, files: Callable[[], list[Path]]) -> None:
+        self.name = name
+        self._files = files
 
     def find(self, wanted: Wanted) -> list[Held]:
         return [Held(self.name, path.name, "") for path in self._found(wanted)]
 
     def _found(self, wanted: Wanted) -> list[Path]:
-        # A link in its place goes; what it leads to is not the store's.
-        is_link = self._folder.is_symlink()
-        found = [self._folder] if is_link else sorted(self._folder.glob("*"))
         if wanted.before_s is None:
-            return found
-        return [path for path in found if path.lstat().st_mtime < wanted.before_s]
+            return self._files()
+        return [path for path in self._files() if path.lstat().st_mtime < wanted.before_s]
 
     def forget(self, wanted: Wanted) -> int:
         found = self._found(wanted)
@@ -123,3 +124,8 @@ class QuarantinePlace:
 
     def scrub(self) -> str | None:
         return None
+
+
+def files_set_aside(quarantine: Path) -> list[Path]:
+    """Return what was set aside; a link in that place goes, and what it leads to does not."""
+    return [quarantine] if quarantine.is_symlink() else sorted(quarantine.glob("*"))

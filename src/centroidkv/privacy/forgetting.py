@@ -38,21 +38,28 @@ class Privacy:
         places: Where anything may be, in the order in which it is removed.
         log: Where forgettings under way are written down.
         flush: Waits until everything learnt so far is where it belongs.
+        doubts: Says why there may be places that are not known here.
     """
 
     def __init__(
-        self, tenant: str, places: Sequence[Place], log: ForgetLog, flush: Callable[[], None]
+        self,
+        tenant: str,
+        places: Sequence[Place],
+        log: ForgetLog,
+        flush: Callable[[], None],
+        doubts: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._tenant = tenant
         self._places = places
         self._log = log
         self._flush = flush
+        self._doubts = doubts
 
     def export(self, wanted: Wanted) -> Export:
         """Return what is held; places that fail are named among the problems."""
         self._flush()
         wanted = self._settled(wanted)
-        problems = _unknown(wanted)
+        problems = self._unsearched(wanted)
         entries = self._search(wanted, problems)
         about = wanted.question or wanted.passage or "everything"
         return Export(self._tenant, about, tuple(entries), tuple(problems))
@@ -63,8 +70,8 @@ class Privacy:
             self._flush()
             wanted = self._settled(wanted)
             report = self._carry_out(self._log.begin(self._tenant, wanted))
-        # Not of the forgetting that is written down: to do it again would not tell the text.
-        return replace(report, problems=(*report.problems, *_unknown(wanted)))
+        # Not of the forgetting that is written down: to do it again would not tell more.
+        return replace(report, problems=(*report.problems, *self._unsearched(wanted)))
 
     def expire(self, wanted: Wanted, *, rewrites: bool) -> bool:
         """Remove what is too old; tell whether there was any. Rewrites files if told to."""
@@ -122,6 +129,17 @@ class Privacy:
             found += _tried(place, partial(place.find, wanted), problems) or []
         return found
 
+    def _unsearched(self, wanted: Wanted) -> list[str]:
+        """Say what cannot be looked for, or not where it may be."""
+        problems: list[str] = []
+        if wanted.is_unknown_id:
+            problems.append(f"passage id {wanted.passage} is not known here; give its text")
+        try:
+            problems += self._doubts()
+        except sqlite3.Error as error:
+            problems.append(f"the manifest cannot be read: {error}")
+        return problems
+
     def _settled(self, wanted: Wanted) -> Wanted:
         """Add what has to be known before anything is removed: texts behind ids and ages."""
         texts = [p for p in self._places if p.name in _KNOW_TEXTS]
@@ -133,13 +151,6 @@ class Privacy:
             old = {plain(held.text) for held in found if held.place == "history"}
             return replace(wanted, questions=tuple(sorted(old)))
         return wanted
-
-
-def _unknown(wanted: Wanted) -> list[str]:
-    """Say so where a passage is named by an id whose text, and so whose KV, cannot be told."""
-    if not wanted.is_unknown_id:
-        return []
-    return [f"passage id {wanted.passage} is not known here; give its text"]
 
 
 def _tried(place: Place, work: Callable[[], T], problems: list[str]) -> T | None:

@@ -8,11 +8,18 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
+from centroidkv.files import abandoned
 from centroidkv.kv.holdings import Holdings, note_owner, owner_of
+from centroidkv.kv.owners import are_keyed, has_sent, note_keyed
 from centroidkv.policies import Policies
 from centroidkv.privacy.blocks import BlocksPlace
 from centroidkv.privacy.expiry import Aged, Expiry
-from centroidkv.privacy.files import FiguresPlace, PassageFilePlace, QuarantinePlace
+from centroidkv.privacy.files import (
+    FiguresPlace,
+    PassageFilePlace,
+    UntoldPlace,
+    files_set_aside,
+)
 from centroidkv.privacy.forget_log import ForgetLog
 from centroidkv.privacy.forgetting import Privacy
 from centroidkv.privacy.heads import HeadFilesPlace, HeadsPlace
@@ -69,7 +76,22 @@ def open_privacy(
         policies.flush()
         store.writer.flush()
 
-    return Privacy(store.config.tenant, places, ForgetLog(store.path, store.vault), flush)
+    log = ForgetLog(store.path, store.vault)
+    return Privacy(store.config.tenant, places, log, flush, partial(_doubts, store))
+
+
+def _doubts(store: Store) -> list[str]:
+    """Say which settings are missing that the store was used with."""
+    manifest, found = store.blocks.disk.manifest, []
+    if store.blocks.remote is None and has_sent(manifest):
+        found.append(
+            "KV of this store was sent to a remote that is not open; do it again with remote='...'"
+        )
+    if store.config.tenant_secret is None and are_keyed(manifest):
+        found.append(
+            "names of tenants are keyed in this store; do it again with tenant_secret='env:NAME'"
+        )
+    return found
 
 
 def open_expiry(
@@ -146,7 +168,9 @@ def _kept_in_files(learner: Learner, model: CausalModel, holdings: Holdings) -> 
         places.append(FiguresPlace(learner.figures, folder, holdings))
     if not learner.store.config.tenant:  # the command line's own, which knows no tenants
         places.append(PassageFilePlace(folder / "passages.jsonl", store.vault))
-    places.append(QuarantinePlace(folder / "quarantine"))
+    quarantine = partial(files_set_aside, folder / "quarantine")
+    places.append(UntoldPlace("quarantine", quarantine))
+    places.append(UntoldPlace("unfinished", partial(abandoned, folder)))
     return places
 
 
@@ -178,5 +202,7 @@ def _note(learner: Learner, model: CausalModel, owner: str) -> None:
     try:
         note_owner(manifest, learner.namespace, owner, model=model.fingerprint)
         note_owner(manifest, learner.versions.namespace, owner)
+        if learner.store.config.tenant_secret is not None:
+            note_keyed(manifest)
     except sqlite3.Error as error:
         _log.warning("the manifest could not note whose KV this is: %s", error)

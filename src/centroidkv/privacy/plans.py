@@ -46,6 +46,7 @@ class PlansPlace:
             for entry, text in indexed.items()
             if text and wanted.is_question(text)
         ]
+        found += [Held(self.name, path.name, "") for path in self._unreadable(wanted)]
         if wanted.everything:
             found += [Held(self.name, p.name, "") for p in self._calibrations()]
         return found
@@ -69,7 +70,9 @@ class PlansPlace:
         if not found and wanted.before_s is not None:
             return 0
         with self._versions.files.writing():
-            plans = list(self._plans())
+            plans, unreadable = list(self._plans()), self._unreadable(wanted)
+            for path in unreadable:
+                path.unlink(missing_ok=True)
             if wanted.everything:
                 self._remove(plans)
             else:
@@ -80,7 +83,8 @@ class PlansPlace:
             # Whatever the plans say: what is resumed may have been killed just here.
             self._router.close()
             try:
-                self._store.erase_index([plan.id for plan in plans])
+                # Their names are the ids of plans, also of those that cannot be read.
+                self._store.erase_index([*(p.id for p in plans), *(p.stem for p in unreadable)])
             finally:
                 self._versions.load()
         return len(found)
@@ -102,12 +106,20 @@ class PlansPlace:
         return None
 
     def _plans(self) -> Iterator[Plan]:
-        """Yield every version that can be read; what cannot is set aside, and goes with that."""
+        """Yield every version that can be read."""
         for number in self._versions.files.numbers:
             try:
                 yield self._store.plans.load(self._versions.namespace, number)
             except CacheError:
                 continue
+
+    def _unreadable(self, wanted: Wanted) -> list[Path]:
+        """Return the files that tell nothing of what they hold: they go with any text."""
+        if wanted.before_s is not None:
+            return []
+        readable = {plan.id for plan in self._plans()}
+        files = self._store.plans.files(self._versions.namespace)
+        return [path for path in files if path.stem not in readable]
 
 
 def without(plan: Plan, wanted: Wanted) -> Plan:
