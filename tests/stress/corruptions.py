@@ -4,8 +4,8 @@
 
 Each round copies a filled store, damages one file and opens it in a child, asks, and compares
 with answers computed anew. Damage: flipped bits, a file cut short or made longer, a page of zeros,
-two files of a kind exchanged, one written over another, one gone, one that is not ours. A store in
-the clear and an encrypted one take turns.
+two files of a kind exchanged, one written over another, one gone, one that is not ours, a
+lock that is a folder. A store in the clear and an encrypted one take turns.
 """
 
 import argparse
@@ -96,19 +96,20 @@ def _kind(done: Done) -> str:
 
 def damage(folder: Path, chance: random.Random) -> tuple[Path, str]:
     """Damage one file of a store; kinds of files are hit alike, however many there are of each."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
     kinds: dict[str, list[Path]] = {}
     for path in files:
         kinds.setdefault(_sort(path), []).append(path)
     alike = kinds[chance.choice(sorted(kinds))]
     path = chance.choice(alike)
-    harm = chance.choice(sorted(HARMS))
-    HARMS[harm](path, alike, chance)
+    # What a lock file holds is nothing; that it can be locked is.
+    harm = "a folder" if path.suffix == ".lock" else chance.choice(sorted(HARMS))
+    (_folder if path.suffix == ".lock" else HARMS[harm])(path, alike, chance)
     return path, harm
 
 
 def _sort(path: Path) -> str:
-    return path.suffix if path.suffix in (".safetensors", ".plan") else path.name
+    return path.suffix if path.suffix in (".safetensors", ".plan", ".lock") else path.name
 
 
 def _flip(path: Path, alike: list[Path], chance: random.Random) -> None:
@@ -153,6 +154,11 @@ def _copy_over(path: Path, alike: list[Path], chance: random.Random) -> None:
 
 def _delete(path: Path, alike: list[Path], chance: random.Random) -> None:
     path.unlink()
+
+
+def _folder(path: Path, alike: list[Path], chance: random.Random) -> None:
+    path.unlink()
+    path.mkdir()
 
 
 def _foreign(path: Path, alike: list[Path], chance: random.Random) -> None:

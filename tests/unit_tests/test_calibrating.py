@@ -53,12 +53,19 @@ def test_a_calibration_outlives_the_engine_and_belongs_to_its_embedder(
     assert open_engine(tenant="another").calibration is None
 
 
-def test_a_damaged_calibration_is_none(bounded: Engine, open_engine: Callable[..., Engine]) -> None:
+def test_a_damaged_calibration_is_none_and_set_aside_for_the_next(
+    bounded: Engine, open_engine: Callable[..., Engine]
+) -> None:
     bounded.calibrate(labelled())
     bounded.close()
     (file,) = (bounded.store.path / "plans").glob("*.calibration")
-    file.write_bytes(file.read_bytes()[:-7])
-    assert open_engine().calibration is None
+    damaged = file.read_bytes()[:-7]
+    file.write_bytes(damaged)
+    engine = open_engine()
+    assert engine.calibration is None
+    engine.calibrate(labelled())
+    kept = engine.store.path / "quarantine" / file.name
+    assert engine.calibration is not None and kept.read_bytes() == damaged
 
 
 def test_the_answer_cache_keeps_the_same_bound(open_engine: Callable[..., Engine]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from centroidkv.errors import StoreError
-from centroidkv.files import UNFINISHED, user_cache_folder, write_atomic
+from centroidkv.files import MOST_ALIKE, UNFINISHED, set_aside, user_cache_folder, write_atomic
+from centroidkv.routing.index_folder import prepare_folder
 from centroidkv.store import Store
 
 
@@ -91,3 +92,35 @@ def test_a_store_that_was_killed_while_it_was_made_is_made_again(tmp_path: Path)
     (tmp_path / "other/notes.txt").write_text("mine")
     with pytest.raises(StoreError, match="not a centroidkv store"):
         Store.open(tmp_path / "other")
+
+
+def test_a_second_damage_does_not_write_over_the_first(tmp_path: Path) -> None:
+    path, quarantine = tmp_path / "history.sqlite", tmp_path / "quarantine"
+    for number in range(MOST_ALIKE + 2):
+        path.write_text(str(number))
+        if number == 1:
+            path.with_name("history.sqlite-wal").write_text("log")
+        set_aside(path, quarantine)
+    kept = {p.name: p.read_text() for p in quarantine.iterdir()}
+    assert kept.pop("history.sqlite.2-wal") == "log"
+    names = [path.name, *(f"{path.name}.{n}" for n in range(2, MOST_ALIKE + 1))]
+    latest = str(MOST_ALIKE + 1)
+    assert kept == dict(zip(names, [*map(str, range(MOST_ALIKE - 1)), latest], strict=True))
+
+
+def test_setting_nothing_aside_loses_nothing_that_was(tmp_path: Path) -> None:
+    path, quarantine = tmp_path / "block", tmp_path / "quarantine"
+    path.write_text("damaged")
+    set_aside(path, quarantine, most=1)
+    set_aside(path, quarantine, most=1)
+    assert (quarantine / "block").read_text() == "damaged"
+
+
+def test_of_folders_set_aside_the_first_and_the_latest_are_kept(tmp_path: Path) -> None:
+    folder, quarantine = tmp_path / "chroma", tmp_path / "quarantine"
+    for number in range(4):
+        folder.mkdir(exist_ok=True)
+        (folder / "file").write_text(str(number))
+        prepare_folder(folder, quarantine)
+    kept = {p.name: (p / "file").read_text() for p in quarantine.iterdir()}
+    assert kept == {"chroma": "0", "chroma.2": "3"}

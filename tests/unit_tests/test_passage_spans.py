@@ -72,6 +72,19 @@ def test_what_two_prompts_begin_with_is_a_head(tmp_path: Path) -> None:
         assert PromptHeads(path).find(system) is None
 
 
+def test_a_damaged_file_of_heads_is_set_aside_before_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "heads" / "one.json"
+    path.parent.mkdir()
+    for number, change in enumerate(
+        (lambda heads: heads.add(range(20)), lambda heads: heads.forget([Head((1, 2, 3, 4))]))
+    ):
+        path.write_text(f"[[{number}", encoding="utf-8")
+        change(PromptHeads(path))
+    kept = sorted(p.read_text(encoding="utf-8") for p in (tmp_path / "quarantine").iterdir())
+    assert kept == ["[[0", "[[1"]
+    assert path.read_text(encoding="utf-8") == "[]"
+
+
 def test_templates_that_share_only_a_beginning_have_no_head(tmp_path: Path) -> None:
     heads = PromptHeads(tmp_path / "heads.json")
     assert heads.note((1, 2, 3, 4, *range(100, 130))) is None

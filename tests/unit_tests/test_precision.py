@@ -142,6 +142,11 @@ def test_the_report_says_what_the_levels_cost(
         assert read_report(path, model.fingerprint, coding=CODING) is None
         assert read_reports(path) == []
     assert "measure again" in caplog.text
+    save_report(path, report)
+    (kept,) = (path / "quarantine").iterdir()
+    assert json.loads(kept.read_text()) == altered
+    save_report(path, report)
+    assert list((path / "quarantine").iterdir()) == [kept]
 
 
 def test_a_report_needs_prompts_that_fit(open_engine: Opening) -> None:

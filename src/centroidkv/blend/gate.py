@@ -15,7 +15,7 @@ from centroidkv.blend.gate_trial import GateFigures, GateTrial
 from centroidkv.blend.passages import BlendingModel
 from centroidkv.bounds import plain_json, read_bounded
 from centroidkv.errors import BlendRefused
-from centroidkv.files import write_atomic
+from centroidkv.files import set_aside, write_atomic
 from centroidkv.fingerprint import fingerprint
 from centroidkv.protocols import CausalModel
 from centroidkv.reasons import BlendProblem
@@ -97,6 +97,7 @@ class BlendGate:
         _log.info("prompts were blended on trial: %s", _said(figures))
         if not self._read_only:
             try:
+                set_aside(self._path, self._path.parent.parent / "quarantine")  # a damaged one
                 write_atomic(self._path, json.dumps(asdict(figures)).encode())
             except OSError as error:
                 _log.warning("the gate's figures could not be kept: %s", error)

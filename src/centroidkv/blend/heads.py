@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from centroidkv.bounds import plain_json
 from centroidkv.errors import CacheError
+from centroidkv.files import set_aside
 from centroidkv.types import common_prefix
 from centroidkv.vault import IN_THE_CLEAR, Vault
 
@@ -79,7 +80,8 @@ class PromptHeads:
     Their file is the truth: what other processes of the store write there holds here too.
 
     Args:
-        path: The file; a damaged or missing one is an empty one.
+        path: The file, in a folder of the store; a damaged or missing one is an empty one. The
+            damaged one is set aside before it is written anew.
         read_only: Write nothing.
         vault: What the file is read and written with.
     """
@@ -89,7 +91,8 @@ class PromptHeads:
         self._read_only = read_only
         self._vault = vault
         self._stamp = _stamp(path)
-        self._heads, self._used_s = _read(path, vault)
+        self._is_damaged = False
+        self._heads, self._used_s = self._read()
         self._recent: deque[tuple[TokenIds, float]] = deque(maxlen=MOST_RECENT)
         self._lock = threading.RLock()
 
@@ -216,7 +219,7 @@ class PromptHeads:
             self._recent.extend(kept)
             known = len(self._heads)
             self._heads = [h for h in self._heads if h.token_ids not in gone]
-            if len(self._heads) < known:
+            if len(self._heads) < known or self._is_damaged:
                 self._write()
 
     def _added(self, token_ids: TokenIds) -> Head:
@@ -244,7 +247,23 @@ class PromptHeads:
     def _refresh(self) -> None:
         stamp = _stamp(self._path)
         if stamp != self._stamp:
-            (self._heads, self._used_s), self._stamp = _read(self._path, self._vault), stamp
+            (self._heads, self._used_s), self._stamp = self._read(), stamp
+
+    def _read(self) -> tuple[list[Head], dict[TokenIds, float]]:
+        """Return the heads of the file, and when each was used last."""
+        self._is_damaged = False
+        try:
+            rows = plain_json(self._vault.read(self._path, _MOST_BYTES))
+            written_s = self._path.stat().st_mtime
+            # An empty head would be found in front of every prompt.
+            heads = [h for h in map(_head, rows) if len(h.token_ids) >= LEAST_TOKENS][-MOST_HEADS:]
+            return heads, {_head(row).token_ids: _used_s(row, written_s) for row in rows}
+        except FileNotFoundError:
+            return [], {}
+        except (ArithmeticError, CacheError, LookupError, OSError, TypeError, ValueError) as error:
+            _log.warning("%s is damaged and begun anew: %s", self._path, error)
+            self._is_damaged = True
+            return [], {}
 
     def _write(self) -> None:
         if self._read_only:
@@ -255,6 +274,9 @@ class PromptHeads:
             for h in self._heads
         ]
         try:
+            if self._is_damaged:
+                set_aside(self._path, self._path.parent.parent / "quarantine")
+                self._is_damaged = False
             self._vault.write(self._path, json.dumps(rows).encode())
         except OSError as error:
             _log.warning("the prompt's head could not be kept: %s", error)
@@ -296,22 +318,6 @@ def _is_same(one: TokenIds, other: TokenIds) -> bool:
 def _shared(one: TokenIds, other: TokenIds) -> int:
     shared = common_prefix(one, other)
     return shared if shared >= max(LEAST_TOKENS, min(len(one), len(other)) / 2) else 0
-
-
-def _read(path: Path, vault: Vault) -> tuple[list[Head], dict[TokenIds, float]]:
-    """Return the heads of a file, and when each was used last."""
-    try:
-        rows = plain_json(vault.read(path, _MOST_BYTES))
-        written_s = path.stat().st_mtime
-        # An empty head would be found in front of every prompt.
-        heads = [h for h in map(_head, rows) if len(h.token_ids) >= LEAST_TOKENS][-MOST_HEADS:]
-        used_s = {_head(row).token_ids: _used_s(row, written_s) for row in rows}
-        return heads, used_s
-    except FileNotFoundError:
-        return [], {}
-    except (ArithmeticError, CacheError, LookupError, OSError, TypeError, ValueError) as error:
-        _log.warning("%s is damaged and begun anew: %s", path, error)
-        return [], {}
 
 
 def _used_s(row: Any, written_s: float) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from centroidkv.bounds import plain_json, read_bounded
-from centroidkv.files import write_atomic
+from centroidkv.files import set_aside, write_atomic
 
 _log = logging.getLogger("centroidkv")
 
@@ -73,10 +73,13 @@ class CodecReport:
 
 
 def save_report(folder: Path, report: CodecReport) -> None:
-    """Keep a report in a store folder, instead of an earlier one of the same model."""
+    """Keep a report in a store folder, instead of an earlier one; a damaged one is set aside."""
     text = json.dumps(asdict(report), sort_keys=True)
     kept = {"format": FORMAT, "sha256": _digest(text), "report": json.loads(text)}
-    write_atomic(_path(folder, report.model), json.dumps(kept, indent=1).encode())
+    path = _path(folder, report.model)
+    if not list(_readable([path] if path.exists() else [])):
+        set_aside(path, folder / "quarantine")
+    write_atomic(path, json.dumps(kept, indent=1).encode())
 
 
 def read_report(folder: Path, model: str, *, coding: str) -> CodecReport | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from centroidkv.errors import CacheError
+from centroidkv.files import set_aside
 from centroidkv.protocols import Embedder
 from centroidkv.routing.calibration import Calibration, fit_calibration
 from centroidkv.routing.labelled_pairs import LabelledPair, read_pairs
@@ -38,6 +39,8 @@ def calibrate(
     )
     path = _path(store, namespace)
     path.parent.mkdir(mode=0o700, exist_ok=True)
+    if calibration_of(store, embedder, namespace) is None:
+        set_aside(path, store.path / "quarantine")
     fitted.save(path, store.vault)
     return fitted
 
