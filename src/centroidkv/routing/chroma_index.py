@@ -291,8 +291,8 @@ class EmbeddedChroma:
             raise IndexUnavailable(f"{self._folder} cannot be locked: {error}") from error
         self._is_sound = True
         try:
+            prepare_folder(self._folder, self._quarantine)
             with translated():
-                prepare_folder(self._folder, self._quarantine)
                 self._client = chromadb.PersistentClient(
                     path=str(self._folder), settings=_settings()
                 )

@@ -46,13 +46,21 @@ def digest_of(folder: Path) -> str:
 
 
 def prepare_folder(folder: Path, quarantine: Path) -> None:
-    """Leave a folder that is safe to open: sound as last closed, or empty."""
-    seal = folder.with_name("chroma.digest")
-    if os.path.lexists(folder) and not _is_as_closed(folder):
-        _log.warning("%s was not closed cleanly or is damaged; it is rebuilt from the plan", folder)
-        set_aside(folder, quarantine, most=MOST_FOLDERS)
-    seal.unlink(missing_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    """Leave a folder that is safe to open: sound as last closed, or empty.
+
+    Raises:
+        IndexUnavailable: What is in its place cannot be moved or deleted.
+    """
+    try:
+        if os.path.lexists(folder) and not _is_as_closed(folder):
+            _log.warning(
+                "%s was not closed cleanly or is damaged; it is rebuilt from the plan", folder
+            )
+            set_aside(folder, quarantine, most=MOST_FOLDERS)
+        folder.with_name("chroma.digest").unlink(missing_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise IndexUnavailable(f"{folder} cannot be made ready: {error}") from error
 
 
 def _is_as_closed(folder: Path) -> bool:
