@@ -2,8 +2,8 @@
 
     python tests/stress/kills.py [--quick] [--rounds 1000] [--seed 1]
 
-Each round lets a child build, warm, serve, refit, roll back, repair or forget on a store, and kills
-it (SIGKILL) at a moment drawn over the time that takes. Another child then opens the store, asks,
+Each round lets a child build, warm, serve, refit, roll back or repair a store, and kills it
+(SIGKILL) at a moment drawn over the time that takes. Another child then opens the store, asks,
 compares with answers computed anew, and looks for what was promised before the kill: what a
 `flush` that returned had stored, answers that were kept, a plan that was put in force. Two stores
 take turns: one with room for everything, one that is encrypted and whose disk budget is far too

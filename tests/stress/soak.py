@@ -110,13 +110,14 @@ def drive(client: Client, stop: threading.Event, errors: list[str]) -> None:
             errors.append(f"{type(error).__name__}: {error}")
 
 
-def look() -> dict[str, float]:
-    """Return what the process holds now."""
+def look(engine: Engine) -> dict[str, float]:
+    """Return what the process holds now; `queued` are the bytes that wait to be written."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "rss": pages * PAGE_BYTES,
         "in_use": heap_in_use(),
+        "queued": engine.store.writer.waiting_bytes,
         "handles": len(list(Path("/proc/self/fd").iterdir())),
         "threads": threading.active_count(),
     }
@@ -175,7 +176,7 @@ def run(folder: Path, seconds: float) -> dict[str, Any]:
         began, number = time.monotonic(), 0
         while time.monotonic() < began + seconds:
             time.sleep(min(5.0, seconds / 40))
-            looks.append(look())
+            looks.append(look(engine))
             number += 1
             if number % 6 == 0:
                 upkeep(engine, number // 6)
@@ -211,7 +212,7 @@ def grown(looks: list[dict[str, float]]) -> dict[str, Any]:
     tenth = max(1, len(looks) // 10)
     early, late = looks[tenth : 2 * tenth] or looks[:1], looks[-tenth:]
     found: dict[str, Any] = {"looks": len(looks)}
-    for name in ("rss", "in_use", "handles", "threads"):
+    for name in ("rss", "in_use", "queued", "handles", "threads"):
         before = statistics.median(x[name] for x in early)
         found[f"{name}_before"] = before
         found[f"{name}_after"] = statistics.median(x[name] for x in late)
