@@ -1,5 +1,6 @@
 """What a store holds, and whether it is sound. Needs no model and no embedder."""
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from centroidkv.bounds import MOST_TEXT_BYTES
-from centroidkv.errors import CacheError
+from centroidkv.errors import CacheError, CacheFull
 from centroidkv.files import abandoned, set_aside
 from centroidkv.knowledge import FILE
 from centroidkv.kv.blocks import block_id
@@ -142,6 +143,8 @@ def check_store(store: Store, *, repair: bool = False, router: Router | None = N
     _check_rows(disk, problems, repaired, repair=repair)
     _check_files(disk, problems, repaired, repair=repair)
     if repair:
+        with contextlib.suppress(CacheFull):  # all of it is in use
+            disk.make_room(0)  # for what was indexed
         for path in abandoned(store.path):
             path.unlink(missing_ok=True)
             repaired.append(f"deleted {path.name}, which nobody writes any more")
