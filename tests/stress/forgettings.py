@@ -33,7 +33,7 @@ from word_bank import ask, build_and_warm
 SECRET = "did Zebulon Quibble of 12 Nowhere Lane win at the races on Sunday"
 OTHER = "is my card blocked when it is lost in the rain"
 STEPS = ("before", "after", "rewriting")
-NUM_PLACES = 11
+NUM_PLACES = 12
 SECONDS = 60
 
 
