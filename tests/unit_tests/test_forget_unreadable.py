@@ -191,3 +191,13 @@ def test_an_odd_value_has_the_manifest_made_again(
     with open_engine() as engine:
         assert engine.stats().num_blocks == num_blocks
         assert engine.export(passage=PASSAGES["card"]).problems == ()
+
+
+@pytest.mark.parametrize("name", ["no/notes.txt", "ab/abcd.tar"])
+def test_what_else_lies_on_a_remote_stays(evicted: Engine, tmp_path: Path, name: str) -> None:
+    strange = tmp_path / "remote" / name
+    strange.parent.mkdir(exist_ok=True)
+    strange.write_text("of another program")
+    report = evicted.forget(question=SECRET)
+    assert report.is_proven, report
+    assert strange.exists()

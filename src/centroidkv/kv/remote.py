@@ -264,9 +264,9 @@ class RemoteBlocks:
     # forgetting
 
     def names(self) -> list[str] | None:
-        """Return the names of all entries; None if the remote does not tell."""
-        listed = self._kept_house([lambda: [e.name for e in self._store.listing()]])[0]
-        return listed.value if listed is not None else None
+        """Return the names of all entries of ours; None if the remote does not tell."""
+        listed = self._kept_house([self._own_entries])[0]
+        return [entry.name for entry in listed.value] if listed is not None else None
 
     def erase(self, names: Sequence[str]) -> bool:
         """Delete entries, whoever wrote them; tell whether all are gone."""
