@@ -12,37 +12,12 @@ from centroidkv.blend.heads import Head, PromptHeads
 from centroidkv.blend.passages import PassageStore
 from centroidkv.kv.holdings import Holdings, Node
 from centroidkv.models.detokenizing import text_of
+from centroidkv.privacy.files import UntoldPlace
 from centroidkv.privacy.report import Held
 from centroidkv.privacy.wanted import Wanted
 from centroidkv.protocols import CausalModel
 
-__all__ = ["HeadFilesPlace", "HeadsPlace"]
-
-
-class HeadFilesPlace:
-    """Files of heads that no open engine has: nothing tells what stands in them but their age."""
-
-    name = "heads"
-
-    def __init__(self, files: Callable[[], list[Path]]) -> None:
-        self._files = files
-
-    def find(self, wanted: Wanted) -> list[Held]:
-        return [Held(self.name, path.name, "") for path in self.found(wanted)]
-
-    def found(self, wanted: Wanted) -> list[Path]:
-        if wanted.before_s is None:
-            return self._files()
-        return [path for path in self._files() if path.stat().st_mtime < wanted.before_s]
-
-    def forget(self, wanted: Wanted) -> int:
-        found = self.found(wanted)
-        for path in found:
-            path.unlink(missing_ok=True)
-        return len(found)
-
-    def scrub(self) -> str | None:
-        return None
+__all__ = ["HeadsPlace"]
 
 
 class HeadsPlace:
@@ -62,18 +37,15 @@ class HeadsPlace:
         self._passages = passages
         self._model = model
         self._holdings = holdings
-        self._others = others
+        self._others = UntoldPlace(self.name, others)
 
     def find(self, wanted: Wanted) -> list[Held]:
-        found = [Held(self.name, path.name, "") for path in self._other_files(wanted)]
+        found = self._others.find(wanted)
         found += [
             Held(self.name, str(number), text_of(self._model, head.all_ids) or "")
             for number, head in enumerate(self._found(wanted))
         ]
         return found + [Held(self.name, node.id, "") for node in self._unknown(wanted)]
-
-    def _other_files(self, wanted: Wanted) -> list[Path]:
-        return HeadFilesPlace(self._others).found(wanted)
 
     def _found(self, wanted: Wanted) -> list[Head]:
         if wanted.before_s is not None:
@@ -90,14 +62,13 @@ class HeadsPlace:
 
     def forget(self, wanted: Wanted) -> int:
         """Let go of heads first: what is computed behind them meanwhile is not kept any more."""
-        found, others = self._found(wanted), self._other_files(wanted)
+        found = self._found(wanted)
         self._heads.forget(found)
-        for path in others:
-            path.unlink(missing_ok=True)
+        num_others = self._others.forget(wanted)
         unknown = self._unknown(wanted)
         if unknown:
             self._holdings.erase(unknown)
-        return len(found) + len(others) + len(unknown)
+        return len(found) + num_others + len(unknown)
 
     def _unknown(self, wanted: Wanted) -> list[Node]:
         """Return passages that were computed behind a head that is not held now.

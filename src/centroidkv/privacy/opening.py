@@ -22,7 +22,7 @@ from centroidkv.privacy.files import (
 )
 from centroidkv.privacy.forget_log import ForgetLog
 from centroidkv.privacy.forgetting import Privacy
-from centroidkv.privacy.heads import HeadFilesPlace, HeadsPlace
+from centroidkv.privacy.heads import HeadsPlace
 from centroidkv.privacy.places import (
     AnswersPlace,
     ArenasPlace,
@@ -134,7 +134,7 @@ def _privacy_of(learner: Learner, model: CausalModel, owner: str, log: ForgetLog
     """Put together what an owner has whose engine is not open; nothing of it waits in memory."""
     store, holdings = learner.store, Holdings(learner.store.blocks, owner)
     places: list[Place] = [
-        HeadFilesPlace(partial(_other_heads, learner, holdings)),
+        UntoldPlace("heads", partial(_other_heads, learner, holdings)),
         *_of_other_embedders(learner, holdings),
         AnswersPlace(store, holdings, model),
         DraftsPlace(store, holdings, model),
