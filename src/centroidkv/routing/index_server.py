@@ -208,12 +208,13 @@ class ServedIndex:
                     old, self._index = self._index, index
                     is_late = self._is_closed
                     break
-            for number, (cluster, reduced) in owed:
+            for number, change in owed:
+                cluster, reduced = change
                 index.put([cluster], reduced[None])
-                self._owed.pop(number, None)
+                self._paid(self._owed, number, change)
             for number, prefixes in notes:
                 index.annotate(number, prefixes)
-                self._owed_notes.pop(number, None)
+                self._paid(self._owed_notes, number, prefixes)
         if old is not None:
             old.close()
         if is_late:
@@ -236,17 +237,22 @@ class ServedIndex:
             self._owed.update(owed)
         index = self._opened()
         self._server.write(lambda: index.put(clusters, reduced))
-        with self._lock:
-            for number in owed:
-                self._owed.pop(number, None)
+        for number, change in owed.items():
+            self._paid(self._owed, number, change)
 
     def annotate(self, cluster: int, prefixes: Mapping[str, str]) -> None:
+        note = dict(prefixes)
         with self._lock:
-            self._owed_notes[cluster] = dict(prefixes)
+            self._owed_notes[cluster] = note
         index = self._opened()
-        self._server.write(lambda: index.annotate(cluster, prefixes))
+        self._server.write(lambda: index.annotate(cluster, note))
+        self._paid(self._owed_notes, cluster, note)
+
+    def _paid(self, owed: dict[int, T], number: int, change: T) -> None:
+        """Strike a change off, unless another one of the same cluster came meanwhile."""
         with self._lock:
-            self._owed_notes.pop(cluster, None)
+            if owed.get(number) is change:
+                del owed[number]
 
     def faults(self, plan_vectors: FloatArray) -> list[str]:
         index = self._opened()

@@ -67,7 +67,8 @@ def test_one_change_that_fails_is_made_behind_the_requests(url: str) -> None:
     server.close()
 
 
-def test_a_change_that_comes_while_an_index_is_taken_is_not_lost(url: str) -> None:
+@pytest.mark.parametrize("later", [0, 1], ids=["of the same cluster", "of another"])
+def test_a_change_that_comes_while_an_index_is_taken_is_not_lost(url: str, later: int) -> None:
     index = Notes(make_plan())
     is_there = threading.Event()
 
@@ -79,13 +80,14 @@ def test_a_change_that_comes_while_an_index_is_taken_is_not_lost(url: str) -> No
     server = IndexServer(url, connect, lambda counter: None)
     served = server.open(make_plan())
 
-    def annotate(cluster: int) -> None:
+    def annotate(cluster: int, block: str) -> None:
         with pytest.raises(IndexUnavailable):
-            served.annotate(cluster, {"head": f"block {cluster}"})
+            served.annotate(cluster, {"head": block})
 
-    index.come = lambda: annotate(1)
-    annotate(0)
+    index.come = lambda: annotate(later, "the later block")
+    annotate(0, "the first block")
     is_there.set()
     assert until(lambda: server.breaker.state == "closed")
-    assert index.notes == {0: {"head": "block 0"}, 1: {"head": "block 1"}}
+    expected = {0: {"head": "the first block"}} | {later: {"head": "the later block"}}
+    assert index.notes == expected
     server.close()
