@@ -22,7 +22,8 @@ import numpy as np
 from machine import machine
 from many_questions import vectors_around
 
-from centroidkv.routing.chroma_index import HNSW, ChromaIndex, EmbeddedChroma
+from centroidkv.routing.chroma_collections import HNSW
+from centroidkv.routing.chroma_index import ChromaIndex, EmbeddedChroma
 from centroidkv.routing.clustering import cluster, means, nearest_centroid
 from centroidkv.routing.embedder import SentenceBertEmbedder
 from centroidkv.routing.plan import Plan, PlanFolder

@@ -4,7 +4,7 @@ Chroma is imported here, on first use: opening a store without a plan loads none
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +15,7 @@ from centroidkv.routing.memory_index import MemoryIndex
 from centroidkv.routing.plan import Plan
 
 if TYPE_CHECKING:
+    from centroidkv.routing.chroma_collections import CollectionOptions
     from centroidkv.routing.chroma_index import EmbeddedChroma
 
 __all__ = ["Centroids", "EmbeddedCentroids", "ScannedCentroids", "ServedCentroids"]
@@ -33,8 +34,10 @@ class Centroids(Protocol):
     def drop(self, plan_id: str) -> None:
         """Delete the index of a plan, or raise `IndexUnavailable`."""
 
-    def erase(self, plan_ids: Sequence[str]) -> None:
-        """Delete the indexes of plans that are not open, and what files keep of them.
+    def erase(self, namespace: str) -> None:
+        """Delete the indexes of all plans of a namespace, and what files keep of them.
+
+        None of these is open.
 
         Raises:
             IndexUnavailable: Chroma is down, or another process has the folder open.
@@ -60,9 +63,9 @@ class EmbeddedCentroids:
             raise IndexUnavailable(f"{self._folder} is read-only")
         return self._embedded().open(plan)
 
-    def erase(self, plan_ids: Sequence[str]) -> None:
+    def erase(self, namespace: str) -> None:
         if self._folder.joinpath("chroma").exists():
-            self._embedded().erase(plan_ids)
+            self._embedded().erase(namespace)
 
     def _embedded(self) -> "EmbeddedChroma":
         from centroidkv.routing.chroma_index import EmbeddedChroma
@@ -97,15 +100,21 @@ class ScannedCentroids:
 
     def drop(self, plan_id: str) -> None: ...
 
-    def erase(self, plan_ids: Sequence[str]) -> None: ...
+    def erase(self, namespace: str) -> None: ...
 
     def close(self) -> None: ...
 
 
 class ServedCentroids:
-    """A Chroma server that several processes share; `with_texts` tells it representatives too."""
+    """A Chroma server that several processes share, and several stores may.
 
-    def __init__(self, url: str, count: Callable[[str], object], *, with_texts: bool) -> None:
+    `store` is the id of this one; `with_texts` tells the server representatives too.
+    """
+
+    def __init__(
+        self, url: str, count: Callable[[str], object], *, store: str, with_texts: bool
+    ) -> None:
+        self._store = store
         self._with_texts = with_texts
         self._server = IndexServer(url, self._connected, count)
 
@@ -116,7 +125,12 @@ class ServedCentroids:
     def _connected(self, plan: Plan) -> CentroidIndex:
         from centroidkv.routing.chroma_index import open_server
 
-        return open_server(self._server.url, plan, with_texts=self._with_texts)
+        return open_server(self._server.url, plan, options=self._options())
+
+    def _options(self) -> "CollectionOptions":
+        from centroidkv.routing.chroma_collections import CollectionOptions
+
+        return CollectionOptions(self._store, with_texts=self._with_texts)
 
     def open(self, plan: Plan) -> CentroidIndex:
         return self._server.open(plan)
@@ -124,11 +138,12 @@ class ServedCentroids:
     def drop(self, plan_id: str) -> None:
         from centroidkv.routing.chroma_index import drop_from_server
 
-        self._server.ask(lambda: drop_from_server(self._server.url, plan_id))
+        self._server.ask(lambda: drop_from_server(self._server.url, plan_id, self._options()))
 
-    def erase(self, plan_ids: Sequence[str]) -> None:
-        for plan_id in plan_ids:
-            self.drop(plan_id)
+    def erase(self, namespace: str) -> None:
+        from centroidkv.routing.chroma_index import erase_from_server
+
+        self._server.ask(lambda: erase_from_server(self._server.url, namespace, self._options()))
 
     def close(self) -> None:
         self._server.close()

@@ -16,6 +16,7 @@ from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.disk import DiskBlocks
 from centroidkv.kv.manifest import BlockRow
+from centroidkv.kv.owners import drop_damaged_owners, num_damaged_owners
 from centroidkv.observers.health import Health, health_of
 from centroidkv.precision.codec_report import CodecReport, read_reports
 from centroidkv.remote_report import RemoteStats, remote_stats
@@ -163,6 +164,12 @@ def _check_rows(
         if repair:
             disk.manifest.remove([block])
             repaired.append(f"forgot the row of {block[:16]}")
+    damaged = num_damaged_owners(disk.manifest)
+    if damaged:
+        problems.append(f"manifest: {damaged} rows that tell whose KV is are damaged")
+        if repair:
+            drop_damaged_owners(disk.manifest)
+            repaired.append("forgot these rows; tenants write their own when they are opened")
     for row in list(disk.manifest.rows()):
         path = disk.path(row.id)
         try:

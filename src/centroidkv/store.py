@@ -28,7 +28,6 @@ import contextlib
 import copy
 import logging
 import sqlite3
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +59,7 @@ from centroidkv.serving.prefill_speed import PrefillSpeed
 from centroidkv.serving.queueing import RequestQueue
 from centroidkv.serving.single_flight import SingleFlight
 from centroidkv.serving.streaming import StreamingPolicy
-from centroidkv.store_marker import MARKER, create_store, open_vault
+from centroidkv.store_marker import MARKER, create_store, open_vault, store_id
 
 _log = logging.getLogger("centroidkv")
 
@@ -151,7 +150,12 @@ class Store:
             if not self.read_only:
                 writer.submit(lambda: manifest.count([name]))
 
-        return ServedCentroids(self.config.chroma, count, with_texts=not self.vault.is_sealed)
+        return ServedCentroids(
+            self.config.chroma,
+            count,
+            store=store_id(self.path),
+            with_texts=not self.vault.is_sealed,
+        )
 
     def _open_observers(self, parts: StoreParts) -> Observers | None:
         try:
@@ -181,13 +185,15 @@ class Store:
         """
         self.centroids.drop(plan_id)
 
-    def erase_index(self, plan_ids: Sequence[str]) -> None:
-        """Delete the centroids of plans that are not open, and what Chroma's files keep of them.
+    def erase_index(self, namespace: str) -> None:
+        """Delete the centroids of all plans of a namespace, and what Chroma's files keep of them.
+
+        None of these is open.
 
         Raises:
             IndexUnavailable: Chroma is down, or another process has the folder open.
         """
-        self.centroids.erase(plan_ids)
+        self.centroids.erase(namespace)
 
     # files that are opened on demand
 

@@ -1,12 +1,15 @@
-"""A store's first file, `store.json`: its format, and of an encrypted store the sealed store key.
+"""A store's first file, `store.json`: its format and id, and of an encrypted one the sealed key.
 
 What is stored is sealed under the store's own random key, and that key under the user's, so that
 changing the user's key writes one file. Knows nothing of what else lies in the folder.
 """
 
 import base64
+import contextlib
 import json
 import os
+import re
+import uuid
 from pathlib import Path
 
 from filelock import FileLock
@@ -24,8 +27,9 @@ SEALED_FORMAT = 2
 MARKER = "store.json"
 _MOST_BYTES = 64 << 10
 _NAME = "the key of a store"
+_ID = re.compile("[0-9a-f]{32}")
 
-__all__ = ["MARKER", "change_key", "create_store", "open_vault"]
+__all__ = ["MARKER", "change_key", "create_store", "open_vault", "store_id"]
 
 
 def create_store(folder: Path, key: bytes | None) -> None:
@@ -52,7 +56,7 @@ def create_store(folder: Path, key: bytes | None) -> None:
         # Another process may make it at the same time, with another store key.
         with _alone(folder):
             if not (folder / MARKER).exists():
-                _write(folder, values)
+                _write(folder, {**values, "id": _new_id()})
     except OSError as error:
         raise StoreError(f"cannot create a store at {folder}: {error.strerror}") from error
 
@@ -101,6 +105,33 @@ def open_vault(folder: Path, key: bytes | None) -> Vault:
     return SealedVault(_opened(folder, values, key))
 
 
+def store_id(folder: Path) -> str:
+    """Return what tells a store from others that share a server with it: 32 hexadecimal digits.
+
+    A marker without one, of an earlier version or a damaged one, gets a new one. "" where that
+    cannot be written.
+    """
+    with contextlib.suppress(OSError):
+        found = _id_of(_read(folder))
+        if found:
+            return found
+        with _alone(folder):
+            values = _read(folder)
+            if not _id_of(values):  # as another process may just have done
+                _write(folder, values := {**values, "id": _new_id()})
+            return _id_of(values)
+    return ""
+
+
+def _id_of(values: dict[str, object]) -> str:
+    found = str(values.get("id"))
+    return found if _ID.fullmatch(found) else ""
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
 def change_key(folder: Path, key: bytes, new_key: bytes) -> None:
     """Let a store be opened with another key from now on; what is stored stays as it is.
 
@@ -116,7 +147,7 @@ def change_key(folder: Path, key: bytes, new_key: bytes) -> None:
             values = _read(folder)
             if values["format"] == FORMAT:
                 raise StoreError(f"the store {folder} was made without encryption_key; it has none")
-            _write(folder, _sealed(_opened(folder, values, key), new_key))
+            _write(folder, {**values, **_sealed(_opened(folder, values, key), new_key)})
     except OSError as error:
         raise StoreError(f"cannot write {folder / MARKER}: {error.strerror}") from error
 

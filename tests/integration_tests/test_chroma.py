@@ -16,6 +16,8 @@ import pytest
 from centroidkv import Engine
 from centroidkv.errors import IndexUnavailable
 from centroidkv.maintenance import check_store
+from centroidkv.routing.chroma_client import connect
+from centroidkv.routing.plan import Plan
 from centroidkv.store import Store
 from half_dead_proxy import HalfDeadProxy
 from word_bank import QUESTIONS, ask, build_and_warm, search
@@ -194,12 +196,12 @@ def test_a_collection_on_a_server_that_begins_to_hang_is_not_dropped_for_ever(
         began = time.monotonic()
         for _ in range(3):
             with pytest.raises(IndexUnavailable):
-                engine.store.centroids.erase([engine.router.plan.id])
+                engine.store.centroids.erase(engine.router.plan.namespace)
         assert time.monotonic() - began < 5
         assert engine.stats().chroma_server != "closed"
         proxy.go_on()
         assert returned(engine, 5), "the server is not asked again"
-        engine.store.centroids.erase([engine.router.plan.id])
+        engine.store.centroids.erase(engine.router.plan.namespace)
 
 
 def test_a_server_that_is_down_costs_no_answer(open_engine: Callable[..., Engine], caplog) -> None:
@@ -234,3 +236,35 @@ def test_a_server_forgets_what_is_forgotten(
     assert asked not in engine.router.indexed().values()
     assert len(engine.router.indexed()) == 3
     assert engine.router.num_index_failures == 0
+
+
+def test_stores_that_share_a_server_keep_their_collections_apart(
+    open_engine: Callable[..., Engine], chroma_server: str, tmp_path: Path
+) -> None:
+    engine, other = (open_engine(tmp_path / name, chroma=chroma_server) for name in ("a", "b"))
+    for one, order in ((engine, 1), (other, -1)):
+        one.build(
+            questions=QUESTIONS[::order], retriever=search, num_clusters=3, max_pins=1, pca_dim=8
+        )
+    assert engine.router.plan.id == other.router.plan.id
+    assert engine.router.faults() == other.router.faults() == []
+    assert engine.forget(everything=True).is_proven
+    assert other.router.faults() == []
+    assert other.router.routes_by == "chroma"
+
+
+def test_forgetting_finds_collections_on_a_server_whose_plans_are_lost(
+    open_engine: Callable[..., Engine], chroma_server: str, tmp_path: Path
+) -> None:
+    with open_engine(chroma=chroma_server) as engine:
+        build_and_warm(engine)
+        namespace = engine.router.plan.namespace
+    for path in (tmp_path / "store/plans").iterdir():
+        path.unlink()
+    client = connect(chroma_server)
+    client.create_collection("somebody-elses", metadata={"of": "another program"})
+    assert [c for c in client.list_collections() if Plan.ids_begin_with(namespace) in c.name]
+    with open_engine(chroma=chroma_server) as engine:
+        assert engine.forget(question=QUESTIONS[0]).is_proven
+    assert [c.name for c in client.list_collections()] == ["somebody-elses"]
+    client.close()

@@ -10,7 +10,8 @@ import chromadb
 import numpy as np
 import pytest
 
-from centroidkv.routing.chroma_index import HNSW, ChromaIndex, EmbeddedChroma
+from centroidkv.routing.chroma_collections import HNSW
+from centroidkv.routing.chroma_index import ChromaIndex, EmbeddedChroma
 from centroidkv.routing.clustering import nearest_centroid
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.projection import identity
@@ -109,7 +110,7 @@ def test_erasing_a_plan_beside_writes_to_another_one_leaves_the_file_sound(tmp_p
     def erase() -> None:
         for _ in range(40):
             chroma.open(gone).close()
-            chroma.erase([gone.id])
+            chroma.erase(gone.namespace)
 
     with ThreadPoolExecutor(1) as pool:
         erased = pool.submit(erase)

@@ -5,12 +5,14 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from centroidkv import Engine
 from centroidkv.files import abandoned
+from old_stores import DAY, shift
 from word_bank import PASSAGES, ask, build_and_warm
 
 SECRET = "did Zebulon Quibble of 12 Nowhere Lane win at the races on Sunday"
@@ -173,6 +175,61 @@ def test_a_damaged_owner_is_mended_at_the_next_opening(
     with open_engine() as engine:
         assert engine.forget(everything=True).forgotten["blocks"] > 0
         assert engine.stats().num_blocks == 0
+
+
+HARMS = [
+    "UPDATE owners SET owner = '00' || substr(owner, 3) WHERE model <> ''",
+    "DELETE FROM owners",
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_kv_of_which_nothing_tells_whose_it_is_is_no_proof(
+    open_engine: Callable[..., Engine], tmp_path: Path, harm: str
+) -> None:
+    with open_engine() as engine:
+        build_and_warm(engine.for_tenant("acme"))
+        assert engine.forget(everything=True).is_proven
+    with closing(sqlite3.connect(tmp_path / "store/manifest.sqlite")) as db, db:
+        db.execute(harm)
+    with open_engine() as engine:
+        report = engine.forget(everything=True)
+        assert not report.is_proven
+        assert "does not tell whose some of the KV is" in report.problems[0]
+        report = engine.for_tenant("acme").forget(everything=True)
+        assert report.is_proven
+        assert report.forgotten["blocks"] > 0
+        assert engine.forget(everything=True).is_proven
+
+
+def test_a_damaged_owner_is_told_by_a_check(
+    open_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    with open_engine() as engine:
+        build_and_warm(engine.for_tenant("acme"))
+    with closing(sqlite3.connect(tmp_path / "store/manifest.sqlite")) as db, db:
+        db.execute(HARMS[0])
+    with open_engine() as engine:
+        assert "1 rows that tell whose KV is" in engine.check().problems[0]
+        assert "forgot these rows" in engine.check(repair=True).repaired[0]
+        assert engine.check().problems == []
+        assert not engine.forget(everything=True).is_proven  # the row is lost, as its KV is not
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_kv_of_which_nothing_tells_whose_it_is_does_not_outlive_the_others(
+    open_engine: Callable[..., Engine], tmp_path: Path, harm: str
+) -> None:
+    with open_engine() as engine:
+        build_and_warm(engine.for_tenant("acme"))
+        num_blocks = engine.store.blocks.disk.manifest.num_blocks()
+    with closing(sqlite3.connect(tmp_path / "store/manifest.sqlite")) as db, db:
+        db.execute(harm)
+    with open_engine(ttl_s=DAY) as engine:
+        assert engine.store.blocks.disk.manifest.num_blocks() == num_blocks > 0
+    shift(tmp_path / "store", -2 * DAY)
+    with open_engine(ttl_s=DAY) as engine:
+        assert engine.store.blocks.disk.manifest.num_blocks() == 0
 
 
 @pytest.mark.parametrize("odd", ["blocks SET stored_s = 'x'", "owners SET owner = 'x'"])

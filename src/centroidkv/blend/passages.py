@@ -15,7 +15,7 @@ import numpy as np
 from centroidkv.blend.heads import NUM_CONTEXTS, Head, TokenIds
 from centroidkv.kv.blocks import Match, Piece, block_id, chain, is_root, namespace_id
 from centroidkv.kv.codec import BlockCoder
-from centroidkv.kv.holdings import note_owner
+from centroidkv.kv.owners import note_owner
 from centroidkv.kv.tiers import Place, TieredBlocks
 from centroidkv.protocols import BlendingSequence
 from centroidkv.rotary import Rotary

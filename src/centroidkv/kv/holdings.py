@@ -12,11 +12,12 @@ from centroidkv.errors import CacheError
 from centroidkv.kv.blocks import is_block_id, is_root, namespace_id
 from centroidkv.kv.codec import load_block
 from centroidkv.kv.manifest import Manifest
+from centroidkv.kv.owners import NOBODY, unowned
 from centroidkv.kv.remote_budget import block_of
 from centroidkv.kv.tiers import TieredBlocks
 from centroidkv.sqlite_scrubbing import erasing, scrub
 
-__all__ = ["Holdings", "Node", "note_owner", "owner_of"]
+__all__ = ["Holdings", "Node", "owner_of"]
 
 # A clock that was set back: what seems to be of later than this is taken for new.
 AHEAD_S = 120
@@ -42,19 +43,6 @@ def owner_of(tenant: str) -> str:
     return namespace_id("owner", tenant)
 
 
-def note_owner(manifest: Manifest, namespace: str, owner: str, *, model: str = "") -> None:
-    """Note whose a namespace is; `model` is the fingerprint of the model that reads its tokens."""
-    with manifest._writing() as db:
-        row = (namespace, owner, model)
-        # A row that tells something else was damaged.
-        db.execute(
-            "INSERT INTO owners VALUES (?, ?, ?) ON CONFLICT (namespace) DO UPDATE"
-            " SET owner = excluded.owner, model = excluded.model"
-            " WHERE owner <> excluded.owner OR model <> excluded.model",
-            row,
-        )
-
-
 class Holdings:
     """The blocks that one owner has in all tiers, whatever model they are of."""
 
@@ -73,17 +61,19 @@ class Holdings:
 
     def namespaces(self) -> dict[str, str]:
         """Return the owner's namespaces, each with the fingerprint of its model."""
+        if self._owner == NOBODY:
+            return dict.fromkeys(unowned(self._manifest), "")
         query = """WITH RECURSIVE own (namespace, model) AS (
-            SELECT namespace, model FROM owners WHERE owner = ?
+            SELECT namespace, model FROM sound_owners WHERE owner = ?
             UNION SELECT o.namespace, COALESCE(NULLIF(o.model, ''), own.model)
-                FROM owners AS o JOIN own ON o.owner = own.namespace)
+                FROM sound_owners AS o JOIN own ON o.owner = own.namespace)
             SELECT namespace, model FROM own"""
         return {str(n): str(m) for n, m in self._manifest._rows(query, self._owner)}
 
     def derived(self) -> set[str]:
         """Return those of the owner's namespaces that belong to another of them."""
         own = self.namespaces()
-        rows = self._manifest._rows("SELECT namespace, owner FROM owners")
+        rows = self._manifest._rows("SELECT namespace, owner FROM sound_owners")
         return {str(n) for n, owner in rows if owner in own}
 
     # finding

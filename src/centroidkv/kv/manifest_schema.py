@@ -6,10 +6,11 @@ from pathlib import Path
 
 from centroidkv.kv.manifest_checks import require_rows
 from centroidkv.kv.policies import POLICIES, worth
+from centroidkv.sqlite_checks import Checked
 from centroidkv.sqlite_files import open_to_read, open_to_write
 from centroidkv.sqlite_scrubbing import NOW_S
 
-__all__ = ["open_manifest", "settle_depths"]
+__all__ = ["OWNERS", "open_manifest", "settle_depths"]
 
 VERSION = 2
 _TABLES = """
@@ -43,6 +44,8 @@ CREATE TRIGGER IF NOT EXISTS block_removed AFTER DELETE ON blocks BEGIN
     UPDATE counters SET value = value - OLD.num_bytes WHERE name = 'disk_bytes';
 END;
 """
+# Whose KV is forgotten is said by these rows alone.
+OWNERS = Checked("owners", key=["namespace"], columns=["namespace", "owner", "model"])
 # Columns of version 2, with what a block of before has in them.
 _ADDED = {
     "uses": "INTEGER NOT NULL DEFAULT 1",
@@ -90,7 +93,7 @@ def open_manifest(
 
 
 def _writing(path: Path, policy: str, extra_bytes: int) -> sqlite3.Connection:
-    db = open_to_write(path, _TABLES)
+    db = open_to_write(path, _TABLES, checked=[OWNERS])
     try:
         db.create_function("worth", 5, _worth(extra_bytes), deterministic=True)
         _bring_up(db)
@@ -116,6 +119,7 @@ def _reading(path: Path, extra_bytes: int) -> sqlite3.Connection:
         known = db.execute("SELECT 1 FROM main.sqlite_master WHERE name = ?", (name,)).fetchall()
         if not known:
             db.execute(f"CREATE TEMP TABLE {name} ({columns})")
+    db.execute("CREATE TEMP VIEW sound_owners AS SELECT * FROM owners")  # nothing is forgotten
     db.execute("SELECT 1 FROM blocks LIMIT 1")
     try:
         require_rows(db, extra_bytes)

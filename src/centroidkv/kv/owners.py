@@ -1,24 +1,68 @@
 """All owners of a store, how long each keeps what it has, and how old that is. Knows no tenant."""
 
 from centroidkv.kv.manifest import Manifest
+from centroidkv.kv.manifest_schema import OWNERS
 
 __all__ = [
+    "NOBODY",
     "all_owners",
     "are_keyed",
+    "drop_damaged_owners",
     "has_sent",
     "note_keyed",
+    "note_owner",
     "note_ttl",
     "noted_ttls",
+    "num_damaged_owners",
     "oldest_blocks",
+    "unowned",
 ]
 
+# Who has the KV of which nothing tells whose it is, because the manifest was damaged.
+NOBODY = "nobody"
 _KEYED = "keyed tenants"
+
+
+def note_owner(manifest: Manifest, namespace: str, owner: str, *, model: str = "") -> None:
+    """Note whose a namespace is; `model` is the fingerprint of the model that reads its tokens."""
+    with manifest._writing() as db:
+        OWNERS.drop_if_unsound(db, "namespace = ?", (namespace,))
+        db.execute(
+            "INSERT INTO owners VALUES (?, ?, ?) ON CONFLICT (namespace) DO UPDATE"
+            " SET owner = excluded.owner, model = excluded.model"
+            " WHERE owner <> excluded.owner OR model <> excluded.model",
+            (namespace, owner, model),
+        )
 
 
 def all_owners(manifest: Manifest) -> set[str]:
     """Return who has anything; a namespace that another was derived from is no owner."""
-    query = "SELECT owner FROM owners WHERE owner NOT IN (SELECT namespace FROM owners)"
-    return {str(owner) for (owner,) in manifest._rows(query)}
+    rows = manifest._rows(
+        "SELECT owner FROM sound_owners WHERE owner NOT IN (SELECT namespace FROM sound_owners)"
+    )
+    return {str(owner) for (owner,) in rows} | ({NOBODY} if unowned(manifest) else set())
+
+
+def unowned(manifest: Manifest) -> set[str]:
+    """Return the namespaces that have blocks, and of which nothing tells whose they are."""
+    rows = manifest._rows(
+        "SELECT DISTINCT namespace FROM blocks"
+        " WHERE namespace NOT IN (SELECT namespace FROM sound_owners)"
+    )
+    return {str(namespace) for (namespace,) in rows}
+
+
+def num_damaged_owners(manifest: Manifest) -> int:
+    """Count the rows of `owners` that are not what was written."""
+    return manifest._number(
+        "SELECT (SELECT COUNT(*) FROM owners) - (SELECT COUNT(*) FROM sound_owners)"
+    )
+
+
+def drop_damaged_owners(manifest: Manifest) -> None:
+    """Remove the rows of `owners` that are not what was written; tenants write their own."""
+    with manifest._writing() as db:
+        OWNERS.drop_unsound(db)
 
 
 def note_ttl(manifest: Manifest, owner: str, ttl_s: float) -> None:

@@ -9,8 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from centroidkv.files import abandoned
-from centroidkv.kv.holdings import Holdings, note_owner, owner_of
-from centroidkv.kv.owners import are_keyed, has_sent, note_keyed
+from centroidkv.kv.holdings import Holdings, owner_of
+from centroidkv.kv.owners import (
+    are_keyed,
+    has_sent,
+    note_keyed,
+    note_owner,
+    num_damaged_owners,
+    unowned,
+)
 from centroidkv.policies import Policies
 from centroidkv.privacy.blocks import BlocksPlace
 from centroidkv.privacy.expiry import Aged, Expiry
@@ -81,7 +88,7 @@ def open_privacy(
 
 
 def _doubts(store: Store) -> list[str]:
-    """Say which settings are missing that the store was used with."""
+    """Say which settings are missing that the store was used with, and what was damaged."""
     manifest, found = store.blocks.disk.manifest, []
     if store.blocks.remote is None and has_sent(manifest):
         found.append(
@@ -90,6 +97,11 @@ def _doubts(store: Store) -> list[str]:
     if store.config.tenant_secret is None and are_keyed(manifest):
         found.append(
             "names of tenants are keyed in this store; do it again with tenant_secret='env:NAME'"
+        )
+    if num_damaged_owners(manifest) or unowned(manifest):
+        found.append(
+            "the manifest was damaged and does not tell whose some of the KV is; do it again after"
+            " the store was open for every tenant and with every model that used it"
         )
     return found
 

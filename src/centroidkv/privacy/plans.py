@@ -70,8 +70,8 @@ class PlansPlace:
         if not found and wanted.before_s is not None:
             return 0
         with self._versions.files.writing():
-            plans, unreadable = list(self._plans()), self._unreadable(wanted)
-            for path in unreadable:
+            plans = list(self._plans())
+            for path in self._unreadable(wanted):
                 path.unlink(missing_ok=True)
             if wanted.everything:
                 self._remove(plans)
@@ -83,8 +83,7 @@ class PlansPlace:
             # Whatever the plans say: what is resumed may have been killed just here.
             self._router.close()
             try:
-                # Their names are the ids of plans, also of those that cannot be read.
-                self._store.erase_index([*(p.id for p in plans), *(p.stem for p in unreadable)])
+                self._store.erase_index(self._versions.namespace)
             finally:
                 self._versions.load()
         return len(found)

@@ -21,12 +21,17 @@ from typing import Any
 import chromadb
 import numpy as np
 from chromadb.config import Settings
-from chromadb.errors import NotFoundError
 from filelock import FileLock, Timeout
 
 from centroidkv.errors import IndexUnavailable
 from centroidkv.files import write_atomic
 from centroidkv.routing.chroma_client import connect, translated
+from centroidkv.routing.chroma_collections import (
+    CollectionOptions,
+    drop_collection,
+    erase_collections,
+    open_collection,
+)
 from centroidkv.routing.exclusion import Exclusion
 from centroidkv.routing.index_folder import (
     digest_of,
@@ -42,23 +47,20 @@ from centroidkv.types import Cluster, FloatArray
 
 _log = logging.getLogger("centroidkv")
 
-__all__ = ["ChromaIndex", "EmbeddedChroma", "drop_from_server", "open_server"]
+__all__ = ["ChromaIndex", "EmbeddedChroma", "drop_from_server", "erase_from_server", "open_server"]
 
 Calling = Callable[[], contextlib.AbstractContextManager[None]]
 BATCH = 1000
 # Neighbours asked for with a domain. One of these serves it as a rule. Chroma's own filter looks at
 # every centroid (39 ms for 20,000, half a second for 100,000); the plan in memory knows the others.
 NEIGHBOURS = 64
-# How near to exact the search is. Of 100,000 centroids, Chroma's own settings find the nearest for
-# 98.1 % of questions and these for 99.9 %, in the same time.
-HNSW = {"space": "l2", "ef_construction": 200, "max_neighbors": 24, "ef_search": 200}
+OF_THE_FOLDER = CollectionOptions()
 
 
 class ChromaIndex:
     """Centroids of one plan in a Chroma collection. See `CentroidIndex` for the contract.
 
-    Every call of Chroma's is made in a context of `calling`. Without `with_texts`, Chroma has
-    numbers alone: of an encrypted store, no question.
+    Every call of Chroma's is made in a context of `calling`.
 
     Raises:
         IndexUnavailable: From every method, when Chroma does not answer.
@@ -71,18 +73,18 @@ class ChromaIndex:
         release: Callable[[], None],
         *,
         calling: Calling | None = None,
-        with_texts: bool = True,
+        options: CollectionOptions = OF_THE_FOLDER,
     ) -> None:
         self._release = release
         self._calling = calling or translated
-        self._with_texts = with_texts
+        self._with_texts = options.with_texts
         self._plan = plan
         self._domains: dict[str, dict[int, Cluster]] = {}
         self._scans: dict[str, MemoryIndex] = {}
         self._noting = threading.Lock()
         self._note(plan.clusters)
         with self._calling():
-            self._collection = _collection(client, plan)
+            self._collection = open_collection(client, plan, options)
             is_whole = self._collection.count() == len(plan.clusters)
         if not is_whole:
             self.put(plan.clusters, plan.reduced())
@@ -167,48 +169,37 @@ class ChromaIndex:
             self._release()
 
 
-def _collection(client: Any, plan: Plan) -> Any:
-    """Return the collection of a plan; one made with other search settings is made anew."""
-    name = f"centroids-{plan.id}"
-    for _ in range(2):
-        collection = client.get_or_create_collection(
-            name,
-            embedding_function=None,
-            metadata={"plan": plan.id},
-            configuration={"hnsw": dict(HNSW)},
-        )
-        made_with = collection.configuration_json.get("hnsw")
-        # A server may index by other means than HNSW, which is its own choice.
-        if not made_with or all(made_with.get(k) == v for k, v in HNSW.items()):
-            break
-        client.delete_collection(name)
-    return collection
-
-
-def open_server(url: str, plan: Plan, *, with_texts: bool = True) -> ChromaIndex:
+def open_server(url: str, plan: Plan, *, options: CollectionOptions = OF_THE_FOLDER) -> ChromaIndex:
     """Use a Chroma server that several processes share; every call has a time limit."""
     client = connect(url)
     try:
-        return ChromaIndex(client, plan, client.close, with_texts=with_texts)
+        return ChromaIndex(client, plan, client.close, options=options)
     except BaseException:
         with contextlib.suppress(IndexUnavailable), translated():
             client.close()
         raise
 
 
-def drop_from_server(url: str, plan_id: str) -> None:
+def drop_from_server(url: str, plan_id: str, options: CollectionOptions) -> None:
     """Delete the collection of a plan on a Chroma server."""
+    with _connected(url) as client:
+        drop_collection(client, plan_id, options)
+
+
+def erase_from_server(url: str, namespace: str, options: CollectionOptions) -> None:
+    """Delete the collections of all plans of a namespace on a Chroma server."""
+    with _connected(url) as client:
+        erase_collections(client, namespace, options)
+
+
+@contextlib.contextmanager
+def _connected(url: str) -> Iterator[Any]:
     client = connect(url)
     try:
-        _drop(client, plan_id)
+        yield client
     finally:
         with translated():
             client.close()
-
-
-def _drop(client: Any, plan_id: str) -> None:
-    with translated(), contextlib.suppress(NotFoundError):
-        client.delete_collection(f"centroids-{plan_id}")
 
 
 class EmbeddedChroma:
@@ -255,10 +246,12 @@ class EmbeddedChroma:
             if self._client is None:
                 raise IndexUnavailable(f"{self._folder} is not open in this process")
             with self._calls.together():
-                _drop(self._client, plan_id)
+                drop_collection(self._client, plan_id, OF_THE_FOLDER)
 
-    def erase(self, plan_ids: Sequence[str]) -> None:
-        """Delete the collections of plans that are not open, and what files still hold of them.
+    def erase(self, namespace: str) -> None:
+        """Delete the collections of a namespace's plans, and what files still hold of them.
+
+        None of these is open.
 
         Where nothing is open the whole folder goes; it is made again from the plans.
 
@@ -270,8 +263,7 @@ class EmbeddedChroma:
                 erase_folder(self._folder)
                 return
             with self._calls.alone():
-                for plan_id in plan_ids:
-                    _drop(self._client, plan_id)
+                erase_collections(self._client, namespace, OF_THE_FOLDER)
                 scrub_file(self._folder / "chroma.sqlite3")
 
     @contextlib.contextmanager

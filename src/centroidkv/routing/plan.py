@@ -48,7 +48,12 @@ class Plan:
 
     @property
     def id(self) -> str:
-        return f"{self.namespace[-16:]}-{self.version:06d}"
+        return f"{self.ids_begin_with(self.namespace)}{self.version:06d}"
+
+    @staticmethod
+    def ids_begin_with(namespace: str) -> str:
+        """Return what the ids of all plans of a namespace begin with."""
+        return f"{namespace[-16:]}-"
 
     def cluster(self, cluster_id: int) -> Cluster | None:
         """Return a cluster by id; ids are positions."""
