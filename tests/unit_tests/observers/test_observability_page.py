@@ -11,7 +11,7 @@ from centroidkv.observers.health import Health
 from centroidkv.observers.request_log import FIELDS
 from centroidkv.observers.tracing import ATTRIBUTES, SPANS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "observability.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "observability.md").read_text("utf-8")
 
 
 def rows(title: str) -> list[list[str]]:
