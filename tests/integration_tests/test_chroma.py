@@ -1,5 +1,6 @@
 """The centroid index in a real Chroma: embedded, damaged, in use elsewhere, and as a server."""
 
+import gc
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import chromadb
 import pytest
+from chromadb.api.shared_system_client import SharedSystemClient
 
 from centroidkv import Engine
 from centroidkv.errors import IndexUnavailable
@@ -268,3 +270,22 @@ def test_forgetting_finds_collections_on_a_server_whose_plans_are_lost(
         assert engine.forget(question=QUESTIONS[0]).is_proven
     assert [c.name for c in client.list_collections()] == ["somebody-elses"]
     client.close()
+
+
+def test_connections_to_a_server_leave_nothing_behind(chroma_server: str) -> None:
+    def held() -> tuple[int, int]:
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir())), len(
+            SharedSystemClient._identifier_to_system
+        )
+
+    connect(chroma_server).close()
+    before = held()
+    for _ in range(5):
+        connect(chroma_server).close()
+    assert held() == before
+    with HalfDeadProxy(chroma_server) as proxy:
+        proxy.hang()
+        with pytest.raises(IndexUnavailable):
+            connect(proxy.url)
+    assert held()[1] == before[1]

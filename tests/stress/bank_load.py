@@ -3,6 +3,7 @@
 A random model of two layers answers, so that thousands of requests fit into a minute.
 """
 
+import hashlib
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class Load:
     def __init__(self, engine: Engine, seed: int) -> None:
         self.engine = engine
         self.random = random.Random(seed)
-        self._cold: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {}
+        self._cold: dict[bytes, tuple[tuple[int, ...], tuple[float, ...]]] = {}
 
     def build(self) -> None:
         """Make the plan of all families."""
@@ -101,9 +102,10 @@ class Load:
         return Asked(done, prompt, is_right, is_near)
 
     def _without_reuse(self, prompt: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        if prompt not in self._cold:
+        key = hashlib.sha256(prompt.encode()).digest()
+        if key not in self._cold:
             if len(self._cold) > 256:  # growing clusters make new prompts
                 self._cold.clear()
             done = self.engine.generate(prompt, max_tokens=6, reuse="off")
-            self._cold[prompt] = (done.token_ids, done.margins)
-        return self._cold[prompt]
+            self._cold[key] = (done.token_ids, done.margins)
+        return self._cold[key]

@@ -1,7 +1,8 @@
 """Chroma's client of a server, whose every call has a time limit, and its errors. Knows no plan.
 
 The client that Chroma gives out waits for ever, has no setting for it, and asks the server already
-while it is made: twice through a session of its own, once through another.
+while it is made: twice through a session of its own, once through another. It also leaves both
+sessions to the garbage collector, and one of them in a table where that never finds it.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from urllib.parse import urlparse
 
 from chromadb.api.client import Client
+from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.auth import UserIdentity
 from chromadb.config import Settings
 
@@ -23,7 +25,7 @@ CONNECT_S = 1.0
 
 
 class _BoundedClient(Client):
-    """Gives each session its time limit before it is first used."""
+    """Gives each session its time limit before it is first used, and lets go of both at its end."""
 
     def get_user_identity(self) -> UserIdentity:
         _bound(self._server, CONNECT_S)
@@ -31,7 +33,22 @@ class _BoundedClient(Client):
 
     def _validate_tenant_database(self, tenant: str, database: str) -> None:
         _bound(getattr(self._admin_client, "_server", None), CONNECT_S)
+        self._leave_table()
         super()._validate_tenant_database(tenant=tenant, database=database)
+
+    def _leave_table(self) -> None:
+        """Undo that the admin client noted this one's system a second time, which nobody undoes."""
+        table = getattr(SharedSystemClient, "_identifier_to_system", {})
+        for name, system in list(table.items()):
+            if system is self._system and name != self._identifier:
+                table.pop(name, None)
+
+    def close(self) -> None:
+        super().close()
+        for part in (self._server, getattr(self._admin_client, "_server", None)):
+            session = getattr(part, "_session", None)
+            if session is not None:
+                session.close()
 
 
 def _bound(server: object, seconds: float) -> None:
@@ -54,6 +71,8 @@ def connect(url: str) -> Client:
         chroma_server_host=address.hostname or "localhost",
         chroma_server_http_port=address.port or (443 if address.scheme == "https" else 8000),
         chroma_server_ssl_enabled=address.scheme == "https",
+        # Reading all authorities' certificates takes longer than the rest of connecting.
+        chroma_server_ssl_verify=None if address.scheme == "https" else False,
     )
     with translated():
         client = _BoundedClient(settings=settings)
