@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from centroidkv.approximation import ApproximateAnswering
 from centroidkv.blend.answering import BlendAnswering
+from centroidkv.models.detokenizing import forget_arenas
 from centroidkv.preparing.calibrating import Pairs, calibrate, calibration_of
 from centroidkv.protocols import CausalModel
 from centroidkv.routing.records import RecordRing
@@ -67,6 +68,10 @@ class Policies:
         self.blend.flush()
 
     def close(self) -> None:
-        """Finish what is computed behind the answers; close files."""
+        """Finish what is computed behind the answers; close files.
+
+        The model may serve other engines; it lets go of what this one's prompts left in it.
+        """
         self.blend.close()
         self.representatives.close()
+        forget_arenas(self.exact.model, self.exact.residence)

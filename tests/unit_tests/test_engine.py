@@ -10,6 +10,8 @@ import pytest
 
 from centroidkv import Engine, Message, Passage
 from centroidkv.errors import ConfigError, ContextTooLong
+from centroidkv.models.detokenizing import kept_arenas
+from centroidkv.models.transformers_model import TransformersModel
 from small_parts import HashEmbedder, make_llama, make_tokenizer
 from word_bank import QUESTIONS, ask, build_and_warm, search
 
@@ -396,3 +398,16 @@ def test_a_store_is_its_owners_alone(open_engine: Callable[..., Engine], tmp_pat
 def wide(folder: Path) -> list[Path]:
     """Return what others than the owner may read, write or enter."""
     return [p for p in (folder, *folder.rglob("*")) if p.stat().st_mode & 0o077]
+
+
+def test_a_model_that_serves_other_engines_keeps_nothing_of_a_closed_one(
+    open_engine: Callable[..., Engine], model: TransformersModel
+) -> None:
+    engine, other = open_engine(), open_engine()
+    tenant = engine.for_tenant("acme")
+    own = [one._policies.exact.residence for one in (engine, tenant, other)]
+    for one in (engine, tenant, other):
+        one.generate("how do I block a lost card", max_tokens=2)
+    assert all(kept_arenas(model, residence) for residence in own)
+    engine.close()
+    assert [bool(kept_arenas(model, residence)) for residence in own] == [False, False, True]
