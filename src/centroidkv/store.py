@@ -59,6 +59,7 @@ from centroidkv.serving.prefill_speed import PrefillSpeed
 from centroidkv.serving.queueing import RequestQueue
 from centroidkv.serving.single_flight import SingleFlight
 from centroidkv.serving.streaming import StreamingPolicy
+from centroidkv.sqlite_sharing import SharedFiles
 from centroidkv.store_marker import MARKER, create_store, open_vault, store_id
 
 _log = logging.getLogger("centroidkv")
@@ -81,6 +82,7 @@ class Store:
         self.config = config
         self.read_only = read_only
         self.vault = open_vault(path, config.encryption_key_bytes)
+        self.files = SharedFiles()
         try:
             disk = DiskBlocks(
                 path,
@@ -203,9 +205,12 @@ class Store:
         Raises:
             sqlite3.Error: It cannot be opened.
         """
-        quarantine = self.path / "quarantine"
         return open_history(
-            self.path / "history.sqlite", namespace, quarantine=quarantine, vault=self.vault
+            self.path / "history.sqlite",
+            namespace,
+            quarantine=self.path / "quarantine",
+            vault=self.vault,
+            files=self.files,
         )
 
     def open_answers(self, namespace: str) -> AnswerStore:
@@ -222,8 +227,13 @@ class Store:
         Raises:
             sqlite3.Error: It cannot be opened.
         """
-        path, quarantine = self.path / "drafts.sqlite", self.path / "quarantine"
-        return DraftStore(path, namespace, quarantine=quarantine, vault=self.vault)
+        return DraftStore(
+            self.path / "drafts.sqlite",
+            namespace,
+            quarantine=self.path / "quarantine",
+            vault=self.vault,
+            files=self.files,
+        )
 
     def require_writable(self, purpose: str) -> None:
         """Refuse what only makes sense when it can be kept.

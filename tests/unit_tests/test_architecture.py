@@ -12,7 +12,7 @@ SRC = Path(centroidkv.__file__).parent
 FILES = sorted(SRC.rglob("*.py"))
 WORDS = {"types", "protocols", "config", "errors", "files", "sqlite_files", "fingerprint",
          "settings", "tool_calls", "rotary", "plan_config", "remote_settings",
-         "placement", "reasons", "decoding", "sqlite_scrubbing", "sqlite_checks",
+         "placement", "reasons", "decoding", "sqlite_scrubbing", "sqlite_checks", "sqlite_sharing",
          "breaker", "observing", "bounds", "block_form", "secret_keys",
          "sealing", "vault", "error_kinds", "links"}  # fmt: skip
 PARTS = {"kv", "models", "routing"}

@@ -6,11 +6,11 @@ A SQLite file that only its owner reads. Texts and embeddings go through a vault
 import json
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from centroidkv.routing.known_passages import SCHEMA, TABLES, KnownPassages, rea
 from centroidkv.sqlite_checks import Checked, is_damage
 from centroidkv.sqlite_files import open_to_write
 from centroidkv.sqlite_scrubbing import erasing, scrub
+from centroidkv.sqlite_sharing import SharedFiles
 from centroidkv.types import FloatArray, Passage
 from centroidkv.vault import IN_THE_CLEAR, Vault
 
@@ -97,39 +98,42 @@ class Asked:
 
 
 def open_history(
-    path: Path, namespace: str, *, quarantine: Path, vault: Vault = IN_THE_CLEAR
+    path: Path,
+    namespace: str,
+    *,
+    quarantine: Path,
+    vault: Vault = IN_THE_CLEAR,
+    files: SharedFiles | None = None,
 ) -> "History":
     """Open a history; a damaged file is set aside and a new one begun."""
     try:
-        return History(path, namespace, vault)
+        return History(path, namespace, vault, files)
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
         _log.warning("%s is damaged (%s); a new one is begun", path, kind_of(error))
         set_aside(path, quarantine)
-        return History(path, namespace, vault)
+        return History(path, namespace, vault, files)
 
 
 class History:
-    """Seen questions of one plan namespace."""
+    """Seen questions of one plan namespace, in a file that others of `files` may have open too."""
 
-    def __init__(self, path: Path, namespace: str, vault: Vault = IN_THE_CLEAR) -> None:
+    def __init__(
+        self,
+        path: Path,
+        namespace: str,
+        vault: Vault = IN_THE_CLEAR,
+        files: SharedFiles | None = None,
+    ) -> None:
         self.namespace = namespace
         self._vault = vault
-        self._lock = threading.RLock()
-        self._db = open_to_write(path, _SCHEMA, digest_key=vault.digest_key)
-        with self._writing() as db:
-            known = {row[1] for row in db.execute("PRAGMA table_info(seen)")}
-            for name, kind in _LATER.items():
-                if name not in known:
-                    db.execute(f"ALTER TABLE seen ADD COLUMN {name} {kind}")
-        for table in _TABLES:
-            table.lay_out(self._db, trusts_others=not vault.is_sealed)
+        self._file = (files or SharedFiles()).open(path, partial(_connected, path, vault))
+        self._lock, self._db = self._file.lock, self._file.db
         self._known = KnownPassages(self._db, namespace, vault)
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        self._file.close()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -315,6 +319,23 @@ class History:
                     changed.append((self._vault.put_text(json.dumps(new), _FOUND), number))
             db.executemany("UPDATE seen SET passages = ? WHERE number = ?", changed)
             self._known.drop(successors)
+
+
+def _connected(path: Path, vault: Vault) -> sqlite3.Connection:
+    db = open_to_write(path, _SCHEMA, digest_key=vault.digest_key)
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        known = {row[1] for row in db.execute("PRAGMA table_info(seen)")}
+        for name, kind in _LATER.items():
+            if name not in known:
+                db.execute(f"ALTER TABLE seen ADD COLUMN {name} {kind}")
+        db.execute("COMMIT")
+        for table in _TABLES:
+            table.lay_out(db, trusts_others=not vault.is_sealed)
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def _now(passage: str, successors: Mapping[str, Passage | None]) -> list[str]:

@@ -8,10 +8,10 @@ time at most.
 import hashlib
 import logging
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from centroidkv.error_kinds import kind_of
@@ -19,6 +19,7 @@ from centroidkv.errors import CacheCorrupt
 from centroidkv.kv.blocks import pack, unpack
 from centroidkv.sqlite_files import open_or_begin
 from centroidkv.sqlite_scrubbing import ages_of, erasing, oldest_of, scrub
+from centroidkv.sqlite_sharing import SharedFiles
 from centroidkv.types import Drafts
 from centroidkv.vault import IN_THE_CLEAR, Vault
 
@@ -59,14 +60,21 @@ class DraftStore:
     """Answers of one KV namespace, the newest first to be guessed from. Safe for many threads."""
 
     def __init__(
-        self, path: Path, namespace: str, *, quarantine: Path, vault: Vault = IN_THE_CLEAR
+        self,
+        path: Path,
+        namespace: str,
+        *,
+        quarantine: Path,
+        vault: Vault = IN_THE_CLEAR,
+        files: SharedFiles | None = None,
     ) -> None:
         self._namespace = namespace
         self._vault = vault
-        self._lock = threading.Lock()
         self._warned = False
         self._num_kept = 0
-        self._db = open_or_begin(path, _SCHEMA, quarantine=quarantine)
+        connect = partial(open_or_begin, path, _SCHEMA, quarantine=quarantine)
+        self._file = (files or SharedFiles()).open(path, connect)
+        self._lock, self._db = self._file.lock, self._file.db
 
     def find(self, prompt: Sequence[int], cluster: str) -> Drafts:
         """Return what an answer may be guessed from: at the least, the prompt."""
@@ -161,8 +169,7 @@ class DraftStore:
             return scrub(self._db)
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        self._file.close()
 
     def _failed(self, error: sqlite3.Error) -> None:
         if not self._warned:

@@ -57,7 +57,9 @@ class Learner:
         self._drafts: DraftStore | None = None
         if not store.read_only:
             self.history = store.open_history(versions.namespace)
-            self.figures = FigureFile(store.path, quarantine=store.path / "quarantine")
+            self.figures = FigureFile(
+                store.path, quarantine=store.path / "quarantine", files=store.files
+            )
             if store.config.drafts and model.grid_tokens == 1:
                 self._drafts = store.open_drafts(self.namespace)
 

@@ -7,14 +7,15 @@ that of a bucket nine per cent wide.
 import logging
 import math
 import sqlite3
-import threading
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from centroidkv.sqlite_files import open_or_begin, open_to_read
 from centroidkv.sqlite_scrubbing import erasing, scrub
+from centroidkv.sqlite_sharing import SharedFiles
 from centroidkv.types import Usage
 
 _log = logging.getLogger("centroidkv")
@@ -62,10 +63,11 @@ class Figures:
 class FigureFile:
     """The figures of a store. Safe for many threads and processes."""
 
-    def __init__(self, folder: Path, *, quarantine: Path) -> None:
+    def __init__(self, folder: Path, *, quarantine: Path, files: SharedFiles | None = None) -> None:
         path = folder / FILE
-        self._lock = threading.Lock()
-        self._db = open_or_begin(path, _SCHEMA, quarantine=quarantine)
+        connect = partial(open_or_begin, path, _SCHEMA, quarantine=quarantine)
+        self._file = (files or SharedFiles()).open(path, connect)
+        self._lock, self._db = self._file.lock, self._file.db
 
     def add(self, usage: Usage, *, model: str) -> None:
         """Count one request."""
@@ -102,8 +104,7 @@ class FigureFile:
             return scrub(self._db)
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        self._file.close()
 
 
 def read_figures(folder: Path) -> list[Figures]:
