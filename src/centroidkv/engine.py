@@ -7,7 +7,6 @@ Offline: `build` makes the plan, `warm` fills it. Online: the retriever wrapper 
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -17,6 +16,7 @@ from centroidkv.config import EngineConfig
 from centroidkv.errors import ConfigError, StoreError
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.kv.holdings import owner_of
+from centroidkv.lifetime import Lifetime
 from centroidkv.opening import as_messages, open_embedder, open_model
 from centroidkv.plan_config import PlanConfig
 from centroidkv.policies import Policies
@@ -44,7 +44,7 @@ from centroidkv.serving.request import Request, RequestOptions
 from centroidkv.serving.retrieving import Retrieving
 from centroidkv.serving.warming import current_warming
 from centroidkv.store import Store
-from centroidkv.tenants import CLOSED, Tenants
+from centroidkv.tenants import Tenants
 from centroidkv.types import Chunk, Completion, Message, Passage, Route
 from centroidkv.versions.in_force import Versions
 
@@ -70,7 +70,7 @@ class Engine(Care):
         self._policies = Policies(model, self._records, self._learner)
         self._answers: AnswerStore | None = None
         self._tenants = Tenants(self.config.tenant, self, self._of_tenant)
-        self._is_closed = False
+        self._lifetime = Lifetime()
         for problem in self.versions.load():
             self._learner.fault("damaged_plans", problem)
         self._privacy = open_privacy(self._learner, model, self._records, self._policies)
@@ -296,9 +296,7 @@ class Engine(Care):
         """Answer piece by piece; the last chunk carries the completion. Closing it stops."""
         request = Request.of(as_messages(prompt), options, reuse=self.config.reuse)
         self._require_open()
-        if not self._expiry.look():
-            request = replace(request, reuse="off")
-        return self._policies.stream(request)
+        return self._policies.stream(request, self._expiry.look)
 
     @property
     def answers(self) -> AnswerStore:
@@ -315,18 +313,19 @@ class Engine(Care):
 
     def flush(self) -> None:
         """Wait until everything learnt so far is on disk, and sent to the remote."""
+        if not self.is_closed:
+            self._require_open()
         self._policies.flush()
         self.store.flush()
 
     @property
     def is_closed(self) -> bool:
-        return self._is_closed
+        return self._lifetime.is_over
 
     def close(self) -> None:
         """Finish writing and release files. Safe to call twice."""
-        if self._is_closed:
+        if not self._lifetime.end():
             return
-        self._is_closed = True
         parts = [part.close for part in (self._answers, self._learner, self.router) if part]
         # Called from the last to the first, each whatever those before it raise.
         with contextlib.ExitStack() as closing:
@@ -345,5 +344,4 @@ class Engine(Care):
         return f"Engine({str(self.store.path)!r})"
 
     def _require_open(self) -> None:
-        if self._is_closed:
-            raise ConfigError(CLOSED)
+        self._lifetime.require()

@@ -3,7 +3,9 @@
 Owns which flow serves which policy, and what the flows share.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 from centroidkv.approximation import ApproximateAnswering
 from centroidkv.blend.answering import BlendAnswering
@@ -46,11 +48,20 @@ class Policies:
             learner.store.close()
             raise
 
-    def stream(self, request: Request) -> Iterator[Chunk]:
-        """Answer piece by piece; the last chunk carries the completion."""
-        return watched(self._observer, request, self._answer)
+    def stream(self, request: Request, may_reuse: Callable[[], bool]) -> Iterator[Chunk]:
+        """Answer piece by piece; the last chunk carries the completion.
 
-    def _answer(self, request: Request) -> Iterator[Chunk]:
+        Whether what is stored may be used is asked when the first piece is, since letting go of
+        what is too old takes time, which an event loop does not have.
+        """
+        return watched(self._observer, request, partial(self._answer, may_reuse))
+
+    def _answer(self, may_reuse: Callable[[], bool], request: Request) -> Iterator[Chunk]:
+        if not may_reuse():
+            request = replace(request, reuse="off")
+        yield from self._flow(request)
+
+    def _flow(self, request: Request) -> Iterator[Chunk]:
         if request.reuse == "representative":
             return self.representative.stream(request)
         if request.reuse == "blend":

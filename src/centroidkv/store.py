@@ -130,7 +130,8 @@ class Store:
                 links in it.
             MissingExtra: There is a key, and `cryptography` is not installed.
         """
-        folder, config = Path(path).expanduser(), config or EngineConfig()
+        # As it is now: a process may change its folder.
+        folder, config = Path(path).expanduser().absolute(), config or EngineConfig()
         if not (folder / MARKER).exists():
             if not create or config.read_only:
                 raise StoreNotFound(

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from centroidkv.errors import ConfigError
+from centroidkv.lifetime import CLOSED
 
-__all__ = ["CLOSED", "Tenants"]
-
-CLOSED = "the engine is closed; open it again with Engine.open(...)"
+__all__ = ["Tenants"]
 
 
 class _Closable(Protocol):

@@ -170,7 +170,8 @@ class Record:
 
     `num_pins` of the passages, the first ones, are pinned; `found` are the texts that the base
     retriever returned, best first. `cluster` is the one whose leading pins these are: not always
-    the nearest one, which stands in `route`.
+    the nearest one, which stands in `route`. The `question` is "" where it is not known which of
+    several requests of the same passages this one is.
     """
 
     question: str

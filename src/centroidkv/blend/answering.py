@@ -96,7 +96,7 @@ class BlendAnswering:
 
     def _layout(self, run: Run) -> PassageLayout:
         question = run.question
-        if not (run.request.question or run.record):
+        if not (run.request.question or (run.record and run.record.question)):
             question = end_of(question)
         texts = [p.text for p in run.record.passages] if run.record else []
         return locate(run.prompt, texts, question=question, marker=self._config.passage_marker)

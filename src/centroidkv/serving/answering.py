@@ -135,11 +135,12 @@ class Answering:
         """
         begin = time.perf_counter()
         user_text = user_text_of(request.prompt)
-        record = self._records.find(user_text)
+        record = self._records.find(user_text, request.question or "")
         prompt, dropped = self._fitting(request, record)
-        question = request.question or (record.question if record else question_from(user_text))
+        told = request.question or (record.question if record else "")
+        question = told or question_from(user_text)
         # A guess may be the whole prompt, and then any reuse would seem to leave the question only.
-        asked = question if request.question or record else end_of(question)
+        asked = told or end_of(question)
         where = layout(prompt, record, question=asked, user_text=user_text.strip())
         storable = self._redactor.storable_tokens(prompt, request.prompt, record, asked)
         if where.is_question_first and not self._warned_order:

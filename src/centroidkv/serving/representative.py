@@ -71,8 +71,11 @@ class Representatives:
         self._vectors: dict[str, FloatArray] = {}  # of representatives: one a cluster
 
     def route(self, question: str, record: Record | None) -> Route:
-        """Return the route noted by a retriever wrapper, or route the question (steps 1 to 3)."""
-        if record is not None:
+        """Return the route noted by a retriever wrapper, or route the question (steps 1 to 3).
+
+        One that was noted for another question would serve the answer to that.
+        """
+        if record is not None and record.question == question:
             return record.route
         route = self._router.route(question)
         note_route(self._store.observer, self._router, route)

@@ -1,8 +1,10 @@
 """How the question reaches the model: the latest record whose passages are in the prompt."""
 
 import threading
+import time
 
 import numpy as np
+import pytest
 
 from centroidkv.routing.records import RecordRing
 from centroidkv.types import Passage, Record, Route
@@ -29,9 +31,78 @@ def test_a_record_is_found_by_its_passages() -> None:
     assert found.find("about nothing") is None
 
 
-def test_the_latest_of_several_is_taken() -> None:
+def test_of_the_same_passages_the_one_that_is_asked_is_taken() -> None:
     one, two = record("first?", "cards"), record("second?", "cards")
-    assert ring(one, two).find("cards") is two
+    both = ring(one, two)
+    assert both.find("cards first?") is one
+    assert both.find("cards second?") is two
+    assert both.find("cards first?") is one
+
+
+def test_the_latest_of_several_that_ask_the_same_is_taken() -> None:
+    one, two = record("first?", "cards"), record("first?", "cards")
+    assert ring(one, two).find("cards first?") is two
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("cards. block my card now", "block my card now"),
+        ("cards. block my card", "block my card"),
+        ("cards. Human: block my card now. AI: no. Human: why?", "why?"),
+        ("cards. Human: why? AI: so. Human: block my card", "block my card"),
+        ("cards. card now", "card now"),
+    ],
+)
+def test_of_questions_within_each_other_the_one_that_comes_last_is_asked(
+    text: str, asked: str
+) -> None:
+    questions = ["block my card now", "block my card", "why?", "card now"]
+    found = ring(*(record(q, "cards") for q in questions)).find(text)
+    assert found is not None
+    assert found.question == asked
+
+
+def test_a_question_that_only_a_passage_asks_is_not_asked() -> None:
+    other, own = record("how?", "how? by phone", "cards"), record("who?", "how? by phone", "cards")
+    assert ring(own, other).find("how? by phone cards who?") is own
+    asked = ring(own, other).find("how? by phone cards: who, in other words")
+    assert asked is not None
+    assert asked.question == ""
+
+
+def test_a_question_that_is_told_need_not_stand_in_the_prompt() -> None:
+    one, two = record("first?", "cards"), record("second?", "cards")
+    assert ring(one, two).find("cards, in other words", "first?") is one
+    assert ring(one, two).find("cards second?", "first?") is one
+
+
+def test_a_question_in_other_words_has_the_only_record_that_waits() -> None:
+    one, two = record("first?", "cards"), record("second?", "cards")
+    found = ring(one)
+    assert found.find("cards, in other words") is one
+    found.put(two)
+    assert found.find("cards, in other words again") is two
+
+
+def test_of_several_that_wait_none_is_the_own_of_a_question_in_other_words() -> None:
+    one, two = record("first?", "cards"), record("second?", "cards")
+    found = ring(one, two)
+    for _ in range(2):
+        taken = found.find("cards, in other words")
+        assert taken is not None
+        assert (taken.question, taken.passages) == ("", two.passages)
+
+
+def test_a_retrieval_that_no_prompt_came_of_waits_for_none_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, two = record("first?", "cards"), record("second?", "cards")
+    found = ring(one)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    found.put(two)
+    assert found.find("cards, in other words") is two
 
 
 def test_passages_are_found_without_the_space_around_them() -> None:
