@@ -13,6 +13,7 @@ from centroidkv.protocols import CentroidIndex
 from centroidkv.routing.index_server import IndexServer
 from centroidkv.routing.memory_index import MemoryIndex
 from centroidkv.routing.plan import Plan
+from centroidkv.server_address import address_of
 
 if TYPE_CHECKING:
     from centroidkv.routing.chroma_collections import CollectionOptions
@@ -108,15 +109,17 @@ class ScannedCentroids:
 class ServedCentroids:
     """A Chroma server that several processes share, and several stores may.
 
-    `store` is the id of this one; `with_texts` tells the server representatives too.
+    `given` says where, as users say it, and is read once. `store` is the id of this one;
+    `with_texts` tells the server representatives too.
     """
 
     def __init__(
-        self, url: str, count: Callable[[str], object], *, store: str, with_texts: bool
+        self, given: str, count: Callable[[str], object], *, store: str, with_texts: bool
     ) -> None:
         self._store = store
         self._with_texts = with_texts
-        self._server = IndexServer(url, self._connected, count)
+        self._address = address_of(given)
+        self._server = IndexServer(self._address, self._connected, count)
 
     @property
     def server_state(self) -> str:
@@ -125,7 +128,7 @@ class ServedCentroids:
     def _connected(self, plan: Plan) -> CentroidIndex:
         from centroidkv.routing.chroma_index import open_server
 
-        return open_server(self._server.url, plan, options=self._options())
+        return open_server(self._address, plan, options=self._options())
 
     def _options(self) -> "CollectionOptions":
         from centroidkv.routing.chroma_collections import CollectionOptions
@@ -138,12 +141,12 @@ class ServedCentroids:
     def drop(self, plan_id: str) -> None:
         from centroidkv.routing.chroma_index import drop_from_server
 
-        self._server.ask(lambda: drop_from_server(self._server.url, plan_id, self._options()))
+        self._server.ask(lambda: drop_from_server(self._address, plan_id, self._options()))
 
     def erase(self, namespace: str) -> None:
         from centroidkv.routing.chroma_index import erase_from_server
 
-        self._server.ask(lambda: erase_from_server(self._server.url, namespace, self._options()))
+        self._server.ask(lambda: erase_from_server(self._address, namespace, self._options()))
 
     def close(self) -> None:
         self._server.close()

@@ -315,5 +315,5 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _add_chroma(command: argparse.ArgumentParser) -> None:
-    where = "http://... of a Chroma server that several processes share; default: the store's own"
+    where = "http://... of a shared Chroma server, or env:NAME; default: the store's own folder"
     command.add_argument("--chroma", help=where)

@@ -12,6 +12,7 @@ from centroidkv.decoding import Sampling, SamplingOptions
 from centroidkv.observing import require_observing
 from centroidkv.remote_settings import RemoteSettings
 from centroidkv.secret_keys import secret_bytes
+from centroidkv.server_address import address_of
 from centroidkv.settings import Settings, is_count, is_date, is_number, require
 from centroidkv.types import Reuse
 
@@ -84,6 +85,9 @@ class EngineConfig(Settings):
     bytes in base64 or `env:NAME`. Centroids are then searched in memory, unless `chroma` names a
     server, and a `remote` without a key of its own is sealed with this one.
 
+    `chroma` is the URL of a Chroma server, with credentials and a path if it has such, or
+    `env:NAME` of a variable that holds it.
+
     `metrics` collects Prometheus metrics; a port number also serves them on 127.0.0.1. `traces`
     makes OpenTelemetry spans, by the global tracer provider or one that is given. `json_logs`
     writes a line for each request to the logger `centroidkv.requests`, or to the file named.
@@ -92,7 +96,7 @@ class EngineConfig(Settings):
     memory_budget_bytes: int = GIB
     disk_budget_bytes: int = 20 * GIB
     tenant: str = ""
-    chroma: str | None = None
+    chroma: str | None = field(default=None, repr=False)  # may hold a password
     device: str | None = None
     dtype: str | None = None
     device_map: str | Mapping[str, Any] | None = None
@@ -153,10 +157,8 @@ class EngineConfig(Settings):
             f"online_radius must be a number in (0, 2), not {self.online_radius!r}",
         )
         require(isinstance(self.tenant, str), f"tenant must be a string, not {self.tenant!r}")
-        require(
-            self.chroma is None or str(self.chroma).startswith(("http://", "https://")),
-            f"chroma must be the http:// address of a Chroma server, not {self.chroma!r}",
-        )
+        if self.chroma is not None:
+            address_of(self.chroma)
         require(
             self.template_date == "today" or is_date(self.template_date),
             f"template_date must be a date as 2025-01-31, or 'today', not {self.template_date!r}",

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from centroidkv.errors import ConfigError
-from centroidkv.secret_keys import secret_bytes
+from centroidkv.secret_keys import masked, secret_bytes
 from centroidkv.settings import Settings, is_count, is_number, require
 
 __all__ = ["RemoteSettings"]
@@ -58,7 +58,7 @@ class RemoteSettings(Settings):
     def __post_init__(self) -> None:
         require(
             isinstance(self.url, str) and "://" in self.url and _is_url(self.url),
-            f"remote: the url must look like s3://bucket/prefix, not {self.url!r}",
+            f"remote: the url must look like s3://bucket/prefix, not {masked(repr(self.url))}",
         )
         require(
             self.write in ("through", "back"),
@@ -89,10 +89,7 @@ class RemoteSettings(Settings):
     @property
     def shown_url(self) -> str:
         """The URL without a password, for messages and reports."""
-        parts = urlsplit(self.url)
-        if parts.password is None:
-            return self.url
-        return self.url.replace(f":{parts.password}@", ":***@", 1)
+        return masked(self.url)
 
     @property
     def identity(self) -> str:

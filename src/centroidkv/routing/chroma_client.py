@@ -7,14 +7,16 @@ sessions to the garbage collector, and one of them in a table where that never f
 
 import contextlib
 from collections.abc import Iterator
-from urllib.parse import urlparse
 
 from chromadb.api.client import Client
 from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.auth import UserIdentity
 from chromadb.config import Settings
 
+from centroidkv.bounds import one_line
 from centroidkv.errors import IndexUnavailable
+from centroidkv.secret_keys import masked
+from centroidkv.server_address import ServerAddress
 
 __all__ = ["connect", "translated"]
 
@@ -22,6 +24,8 @@ __all__ = ["connect", "translated"]
 CALL_S = 2.0
 # What a client asks while it is made is answered at once, so a server that hangs is soon known.
 CONNECT_S = 1.0
+# Characters of a server's own words that are looked at.
+MOST_SAID = 2000
 
 
 class _BoundedClient(Client):
@@ -58,19 +62,20 @@ def _bound(server: object, seconds: float) -> None:
     session.timeout = seconds
 
 
-def connect(url: str) -> Client:
+def connect(address: ServerAddress) -> Client:
     """Return a client of a server; no call takes longer than CALL_S, none here than CONNECT_S.
 
     Raises:
         IndexUnavailable: The server does not answer, or this chromadb cannot be bounded.
     """
-    address = urlparse(url)
     settings = Settings(
         anonymized_telemetry=False,
         chroma_api_impl="chromadb.api.fastapi.FastAPI",
-        chroma_server_host=address.hostname or "localhost",
-        chroma_server_http_port=address.port or (443 if address.scheme == "https" else 8000),
+        # Given a whole URL, Chroma keeps its path and adds no port.
+        chroma_server_host=address.url,
+        chroma_server_http_port=address.port,
         chroma_server_ssl_enabled=address.scheme == "https",
+        chroma_server_headers=dict(address.headers),
         # Reading all authorities' certificates takes longer than the rest of connecting.
         chroma_server_ssl_verify=None if address.scheme == "https" else False,
     )
@@ -88,4 +93,14 @@ def translated() -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, GeneratorExit, IndexUnavailable):
         raise
     except BaseException as error:
-        raise IndexUnavailable(f"Chroma: {type(error).__name__}: {error}") from error
+        raise IndexUnavailable(f"Chroma: {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    """Say in one line what Chroma raised; of an answer that is no Chroma's, its status too."""
+    # Chroma raises the bare text of such an answer, which may be a page of HTML, or empty.
+    answer, inner = None, error.__context__
+    while answer is None and inner is not None:
+        answer, inner = getattr(inner, "response", None), inner.__context__
+    status = "" if answer is None else f"HTTP {answer.status_code} {answer.reason_phrase}: "
+    return one_line(masked(f"{status}{type(error).__name__}: {error}"[:MOST_SAID]))

@@ -43,6 +43,7 @@ from centroidkv.routing.index_folder import (
 )
 from centroidkv.routing.memory_index import MemoryIndex
 from centroidkv.routing.plan import Plan
+from centroidkv.server_address import ServerAddress
 from centroidkv.types import Cluster, FloatArray
 
 _log = logging.getLogger("centroidkv")
@@ -169,9 +170,11 @@ class ChromaIndex:
             self._release()
 
 
-def open_server(url: str, plan: Plan, *, options: CollectionOptions = OF_THE_FOLDER) -> ChromaIndex:
+def open_server(
+    address: ServerAddress, plan: Plan, *, options: CollectionOptions = OF_THE_FOLDER
+) -> ChromaIndex:
     """Use a Chroma server that several processes share; every call has a time limit."""
-    client = connect(url)
+    client = connect(address)
     try:
         return ChromaIndex(client, plan, client.close, options=options)
     except BaseException:
@@ -180,21 +183,21 @@ def open_server(url: str, plan: Plan, *, options: CollectionOptions = OF_THE_FOL
         raise
 
 
-def drop_from_server(url: str, plan_id: str, options: CollectionOptions) -> None:
+def drop_from_server(address: ServerAddress, plan_id: str, options: CollectionOptions) -> None:
     """Delete the collection of a plan on a Chroma server."""
-    with _connected(url) as client:
+    with _connected(address) as client:
         drop_collection(client, plan_id, options)
 
 
-def erase_from_server(url: str, namespace: str, options: CollectionOptions) -> None:
+def erase_from_server(address: ServerAddress, namespace: str, options: CollectionOptions) -> None:
     """Delete the collections of all plans of a namespace on a Chroma server."""
-    with _connected(url) as client:
+    with _connected(address) as client:
         erase_collections(client, namespace, options)
 
 
 @contextlib.contextmanager
-def _connected(url: str) -> Iterator[Any]:
-    client = connect(url)
+def _connected(address: ServerAddress) -> Iterator[Any]:
+    client = connect(address)
     try:
         yield client
     finally:
@@ -222,7 +225,7 @@ class EmbeddedChroma:
         """Open the index of a plan; the folder is opened, or rebuilt, for the first one.
 
         Raises:
-            IndexUnavailable: Another process has the folder open, or Chroma refuses.
+            IndexUnavailable: Another process or engine has the folder open, or Chroma refuses.
         """
         with self._lock:
             if self._num_users == 0:
@@ -276,8 +279,9 @@ class EmbeddedChroma:
             self._file_lock.acquire(timeout=0)
         except Timeout as error:
             raise IndexUnavailable(
-                f"{self._folder} is in use by another process; it routes from the plan in memory "
-                "here. To share one index, run a Chroma server and give chroma='http://...'"
+                f"{self._folder} is in use by another process, or another engine of this one; "
+                "here routing goes on from the plan in memory. Close the other one, or, to share "
+                "one index, run a Chroma server and give chroma='http://...'"
             ) from error
         except OSError as error:
             raise IndexUnavailable(f"{self._folder} cannot be locked: {error}") from error

@@ -11,12 +11,12 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
-from urllib.parse import urlparse
 
 from centroidkv.breaker import Breaker
 from centroidkv.errors import IndexUnavailable
 from centroidkv.protocols import CentroidIndex
 from centroidkv.routing.plan import Plan
+from centroidkv.server_address import ServerAddress
 from centroidkv.types import Cluster, FloatArray
 
 _log = logging.getLogger("centroidkv")
@@ -30,37 +30,43 @@ LOOK_EVERY_S = 0.25
 OPEN_S = 5.0
 PROBE_S = 1.0
 
-__all__ = ["IndexServer", "ServedIndex", "answers"]
+__all__ = ["IndexServer", "ServedIndex", "require_answer"]
 
 
-def answers(url: str, *, timeout_s: float = PROBE_S) -> bool:
-    """Tell whether anything speaks HTTP at an address, whatever it says."""
-    address = urlparse(url)
+def require_answer(address: ServerAddress, *, timeout_s: float = PROBE_S) -> None:
+    """Ask whether anything speaks HTTP at an address, whatever it says.
+
+    Raises:
+        IndexUnavailable: Nothing does; the message says what came instead.
+    """
     kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    connection = kind(address.hostname or "localhost", address.port or None, timeout=timeout_s)
+    connection = kind(address.host, address.port, timeout=timeout_s)
     try:
-        connection.request("GET", "/")
+        connection.request("GET", address.prefix or "/", headers=address.headers)
         connection.getresponse()
-    except (OSError, http.client.HTTPException):
-        return False
+    except (OSError, UnicodeError, http.client.HTTPException) as error:
+        raise IndexUnavailable(f"nothing answers at {address.url}: {error!r}") from error
     finally:
         connection.close()
-    return True
 
 
 class IndexServer:
     """One server for the indexes of all plans and tenants of a store. Safe for many threads.
 
     Args:
-        url: Where it is.
+        address: Where it is.
         connect: Opens, or makes, the index of a plan there; each call in it has a time limit.
         count: Notes by a counter's name that the server was lost, and that it came back.
     """
 
     def __init__(
-        self, url: str, connect: Callable[[Plan], CentroidIndex], count: Callable[[str], object]
+        self,
+        address: ServerAddress,
+        connect: Callable[[Plan], CentroidIndex],
+        count: Callable[[str], object],
     ) -> None:
-        self.url = url
+        self.url = address.url
+        self._address = address
         self.breaker = Breaker(most_failures=MOST_FAILURES, pause_s=0.5, longest_s=LONGEST_PAUSE_S)
         self._connect = connect
         self._count = count
@@ -83,19 +89,15 @@ class IndexServer:
         return served
 
     def _open_first(self, served: "ServedIndex") -> None:
-        if not self._reopen(served):
-            self._lose()
-
-    def _reopen(self, served: "ServedIndex") -> bool:
         try:
-            # Asked first: the cheapest way to know that nothing is there.
-            if not answers(self.url):
-                return False
-            served.use(self._connect(served.plan))
+            self._reopen(served)
         except IndexUnavailable as error:
-            _log.debug("%s: %s", self.url, error)
-            return False
-        return True
+            self._lose(error)
+
+    def _reopen(self, served: "ServedIndex") -> None:
+        # Asked first: the cheapest way to know that nothing is there.
+        require_answer(self._address)
+        served.use(self._connect(served.plan))
 
     def ask(self, job: Callable[[], T]) -> T:
         """Ask the server, unless it is left alone.
@@ -106,10 +108,10 @@ class IndexServer:
         self.require()
         try:
             found = job()
-        except IndexUnavailable:
+        except IndexUnavailable as error:
             self.breaker.failed()
             if self.breaker.state != "closed":
-                self._lose()
+                self._lose(error)
             raise
         self.breaker.succeeded()
         return found
@@ -124,8 +126,8 @@ class IndexServer:
         """
         try:
             self.ask(job)
-        except IndexUnavailable:
-            self._lose()
+        except IndexUnavailable as error:
+            self._lose(error)
             raise
 
     def require(self) -> None:
@@ -137,8 +139,8 @@ class IndexServer:
         if self.breaker.state != "closed":
             raise IndexUnavailable(f"{self.url} does not answer; it is tried again now and then")
 
-    def _lose(self) -> None:
-        """Leave the server alone, and let a thread look for it."""
+    def _lose(self, cause: IndexUnavailable) -> None:
+        """Leave the server alone, say why, and let a thread look for it; once a loss."""
         with self._lock:
             while self.breaker.state == "closed":
                 self.breaker.failed()
@@ -148,6 +150,11 @@ class IndexServer:
                 target=self._revive, name="centroidkv-index", daemon=True
             )
             self._reviver.start()
+        _log.warning(
+            "the Chroma server %s is left alone, and tried again behind the requests: %s",
+            self.url,
+            cause,
+        )
         self._count("index_losses")
 
     def _revive(self) -> None:
@@ -156,7 +163,11 @@ class IndexServer:
                 continue
             with self._lock:
                 served = list(self._served)
-            if not all(self._reopen(one) for one in served):
+            try:
+                for one in served:
+                    self._reopen(one)
+            except IndexUnavailable as error:
+                _log.debug("%s: %s", self.url, error)
                 self.breaker.failed()
                 continue
             with self._lock:

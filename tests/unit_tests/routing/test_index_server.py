@@ -11,6 +11,7 @@ from test_router import WatchedIndex, make_plan
 from centroidkv.errors import IndexUnavailable
 from centroidkv.routing.index_server import IndexServer
 from centroidkv.routing.plan import Plan
+from centroidkv.server_address import address_of
 
 
 class FaltersOnce(WatchedIndex):
@@ -55,7 +56,7 @@ def until(condition: Callable[[], bool]) -> bool:
 
 def test_one_change_that_fails_is_made_behind_the_requests(url: str) -> None:
     index, counts = FaltersOnce(make_plan()), []
-    server = IndexServer(url, lambda plan: index, counts.append)
+    server = IndexServer(address_of(url), lambda plan: index, counts.append)
     plan = make_plan()
     served = server.open(plan)
     with pytest.raises(IndexUnavailable):
@@ -77,7 +78,7 @@ def test_a_change_that_comes_while_an_index_is_taken_is_not_lost(url: str, later
             raise IndexUnavailable("not yet")
         return index
 
-    server = IndexServer(url, connect, lambda counter: None)
+    server = IndexServer(address_of(url), connect, lambda counter: None)
     served = server.open(make_plan())
 
     def annotate(cluster: int, block: str) -> None:
@@ -90,4 +91,38 @@ def test_a_change_that_comes_while_an_index_is_taken_is_not_lost(url: str, later
     assert until(lambda: server.breaker.state == "closed")
     expected = {0: {"head": "the first block"}} | {later: {"head": "the later block"}}
     assert index.notes == expected
+    server.close()
+
+
+def test_each_loss_is_told_once_with_its_cause(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    cause = ["HTTP 401 Unauthorized"]
+
+    def connect(plan: Plan) -> WatchedIndex:
+        if cause:
+            raise IndexUnavailable(cause[0])
+        return index
+
+    index = FaltersOnce(make_plan())
+    server = IndexServer(address_of(url), connect, lambda counter: None)
+    served = server.open(make_plan())
+    time.sleep(2)  # some tries
+    assert caplog.text.count("HTTP 401 Unauthorized") == 1
+    assert url in caplog.text
+    cause.clear()
+    assert until(lambda: server.breaker.state == "closed")
+    with pytest.raises(IndexUnavailable):
+        served.annotate(0, {"head": "block"})
+    assert caplog.text.count("is left alone, and tried again") == 2
+    assert caplog.text.count("timed out") == 1
+    server.close()
+
+
+def test_a_server_that_is_not_there_is_told_of_with_its_port(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given = "http://someone:hunter2@127.0.0.1:9"
+    server = IndexServer(address_of(given), lambda plan: WatchedIndex(plan), lambda counter: None)
+    server.open(make_plan())
+    assert "http://127.0.0.1:9: ConnectionRefusedError" in caplog.text
+    assert "hunter2" not in caplog.text
     server.close()
