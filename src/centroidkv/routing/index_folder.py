@@ -131,7 +131,9 @@ def erase_folder(folder: Path) -> None:
             folder.with_name("chroma.digest").unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
     except Timeout as error:
-        raise IndexUnavailable(f"{folder} is in use by another process") from error
+        raise IndexUnavailable(
+            f"{folder} is in use by another process, or another engine of this one"
+        ) from error
     except OSError as error:
         raise IndexUnavailable(f"{folder} cannot be locked or deleted: {error}") from error
 
