@@ -11,6 +11,7 @@
     ├── CacheError
     │   ├── CacheMismatch                 a file belongs to another fingerprint or format
     │   ├── CacheCorrupt                  a file is truncated, altered or not ours
+    │   ├── CacheForbidden                a file belongs to another user and cannot be read
     │   ├── CacheFull                     no room in the budget for one more entry
     │   └── IndexUnavailable              the centroid index does not answer
     ├── ModelError
@@ -33,6 +34,7 @@ __all__ = [
     "BlendRefused",
     "CacheCorrupt",
     "CacheError",
+    "CacheForbidden",
     "CacheFull",
     "CacheMismatch",
     "CentroidKVError",
@@ -124,6 +126,18 @@ class CacheCorrupt(CacheError):
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(f"{path}: {detail}; it is ignored and will be computed again")
         self.path = path
+
+
+class CacheForbidden(CacheError):
+    """A file is there and may be sound, but this user may not read it."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        super().__init__(
+            f"{path} may not be read by this user: it belongs to {owner}; it is left as it is. "
+            "Give it to the user of the store's folder with chown"
+        )
+        self.path = path
+        self.owner = owner
 
 
 class CacheFull(CacheError):

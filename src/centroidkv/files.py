@@ -1,5 +1,7 @@
 """Files written whole or not at all, users' files read with a clear error, per-user folders."""
 
+import contextlib
+import errno
 import os
 import tempfile
 import time
@@ -8,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from centroidkv.bounds import MOST_TEXT_BYTES, plain_json
-from centroidkv.errors import ConfigError
+from centroidkv.errors import CacheForbidden, ConfigError
 from centroidkv.links import delete
 
 __all__ = [
     "UNFINISHED",
     "abandoned",
+    "forbidden",
+    "hand_over",
+    "is_forbidden",
     "json_lines",
+    "make_folder",
+    "owner_of",
     "read_text",
     "set_aside",
     "user_cache_folder",
@@ -34,7 +41,7 @@ _BESIDE = ("", "-wal", "-shm")
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that readers see all of it or nothing: temporary, fsync, replace."""
-    _make_folder(path.parent)
+    make_folder(path.parent)
     prefix = f"{UNFINISHED}{os.getpid()}-"
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
     try:
@@ -43,6 +50,7 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
+        hand_over(Path(temporary))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -83,13 +91,6 @@ def _is_alive(number: str) -> bool:
     return True
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, for their owner alone."""
-    if not folder.exists():
-        _make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-
-
 def set_aside(path: Path, quarantine: Path, *, most: int = MOST_ALIKE) -> None:
     """Move a damaged file or folder, and what SQLite keeps beside it, out of the way.
 
@@ -98,12 +99,14 @@ def set_aside(path: Path, quarantine: Path, *, most: int = MOST_ALIKE) -> None:
     not fill the disk.
 
     Raises:
-        OSError: It cannot be moved.
+        OSError: It cannot be moved, or not be read, so that nobody knows whether it is damaged.
     """
     damaged = [s for s in _BESIDE if os.path.lexists(f"{path}{s}")]
     if not damaged:
         return
-    quarantine.mkdir(mode=0o700, exist_ok=True)
+    if is_forbidden(path):
+        raise PermissionError(errno.EACCES, f"belongs to {owner_of(path)}", str(path))
+    make_folder(quarantine)
     if quarantine.is_symlink():
         raise OSError(0, "a link, to which nothing is moved", str(quarantine))
     place = _place(quarantine / path.name, most)
@@ -118,6 +121,49 @@ def _place(first: Path, most: int) -> Path:
     places = [first, *(first.with_name(f"{first.name}.{n}") for n in range(2, most + 1))]
     free = (p for p in places if not any(os.path.lexists(f"{p}{s}") for s in _BESIDE))
     return next(free, places[-1])
+
+
+def forbidden(path: Path) -> CacheForbidden:
+    """Return the error that says whose a file is that this user may not read."""
+    return CacheForbidden(path, owner_of(path))
+
+
+def is_forbidden(path: Path) -> bool:
+    """Tell whether a file is there that this user may not read."""
+    return path.exists() and not os.access(path, os.R_OK)
+
+
+def hand_over(path: Path) -> None:
+    """Give a new file or folder to whom the folder belongs that it lies in, if root made it.
+
+    So a command run with `sudo` leaves nothing that the store's own user cannot read.
+    """
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return
+    with contextlib.suppress(OSError):
+        around = path.parent.stat()
+        if around.st_uid != 0:
+            os.chown(path, around.st_uid, around.st_gid, follow_symlinks=False)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, for their owner alone."""
+    if not folder.exists():
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        hand_over(folder)
+
+
+def owner_of(path: Path) -> str:
+    """Name the user whose a file is, or the nearest folder above it that can be looked at."""
+    try:
+        found = path.lstat().st_uid
+    except OSError:
+        return owner_of(path.parent) if path.parent != path else "somebody else"
+    try:
+        return path.owner()
+    except (KeyError, OSError, NotImplementedError):
+        return f"user {found}"
 
 
 def user_cache_folder() -> Path:

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from centroidkv.errors import StoreError
 
-__all__ = ["delete", "has_links", "open_unlinked", "require_no_links"]
+__all__ = ["LOST_AND_FOUND", "delete", "has_links", "open_unlinked", "require_no_links"]
+
+# What a file system keeps at its root, for root alone. Nothing of a store lies there.
+LOST_AND_FOUND = "lost+found"
 
 
 def require_no_links(folder: Path, *, apart_from: Sequence[str] = ()) -> None:
@@ -26,7 +29,8 @@ def require_no_links(folder: Path, *, apart_from: Sequence[str] = ()) -> None:
     try:
         for entry in _entries(folder):
             inner = []
-            if entry.name not in apart_from and entry.is_dir(follow_symlinks=False):
+            is_ours = entry.name not in (*apart_from, LOST_AND_FOUND)
+            if is_ours and entry.is_dir(follow_symlinks=False):
                 inner = _entries(Path(entry.path))
             for found in (entry, *inner):
                 if found.is_symlink():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from centroidkv.bounds import MOST_TEXT_BYTES
-from centroidkv.errors import CacheError, CacheFull
-from centroidkv.files import abandoned, set_aside
+from centroidkv.errors import CacheError, CacheForbidden, CacheFull
+from centroidkv.files import abandoned, forbidden, is_forbidden, set_aside
 from centroidkv.knowledge import FILE
 from centroidkv.kv.blocks import block_id
 from centroidkv.kv.codec import load_block
@@ -174,6 +174,8 @@ def _check_rows(
         path = disk.path(row.id)
         try:
             disk.verified(row, path)
+        except PermissionError:
+            problems.append(str(forbidden(path)))
         except (CacheError, OSError) as error:
             missing = isinstance(error, FileNotFoundError)
             problems.append(f"{path}: the file is missing" if missing else str(error))
@@ -188,8 +190,10 @@ def _check_files(
     for path in list(disk.files()):
         if disk.has(path.stem):
             continue
-        problems.append(f"{path}: not in the manifest")
-        if not repair:
+        problems.append(
+            str(forbidden(path)) if is_forbidden(path) else f"{path}: not in the manifest"
+        )
+        if not repair or is_forbidden(path):
             continue
         try:
             stored = load_block(path, disk.vault)
@@ -239,6 +243,8 @@ def _check_passages(
     try:
         if path.exists():
             store.vault.read(path, MOST_TEXT_BYTES).decode("utf-8-sig")
+    except PermissionError:
+        problems.append(str(forbidden(path)))
     except (CacheError, OSError, UnicodeDecodeError) as error:
         problems.append(f"{path} cannot be read: {error}")
         if repair:
@@ -310,14 +316,14 @@ def _check_plans(store: Store, problems: list[str], repaired: list[str], *, repa
             store.plans.read(path)
         except CacheError as error:
             problems.append(str(error))
-            if repair:
+            if repair and not isinstance(error, CacheForbidden):
                 set_aside(path, store.path / "quarantine")
                 repaired.append(f"set aside {path.name}")
     for path in sorted(store.plans.folder.glob("*.pointer")):
         fault = _pointer_fault(path)
         if fault is not None:
             problems.append(fault)
-            if repair:
+            if repair and not is_forbidden(path):
                 # Without it the newest readable version is in force.
                 set_aside(path, store.path / "quarantine")
                 repaired.append(f"set aside {path.name}")

@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from centroidkv.files import set_aside
+from centroidkv.files import hand_over, owner_of, set_aside
 from centroidkv.sqlite_checks import Checked, is_damage, read_any_text, require_sound, teach_digest
 
 _log = logging.getLogger("centroidkv")
@@ -66,6 +67,7 @@ def open_to_write(
     if str(path) != IN_MEMORY:
         _require_unlinked(path)
         _shield(path)
+        _require_access(path)
     connection = _connect(path)
     try:
         _settle(connection)
@@ -127,8 +129,21 @@ def _require_unlinked(path: Path) -> None:
 def _shield(path: Path) -> None:
     """Make a file its owner's alone before SQLite opens it: what lies beside it gets its mode."""
     with contextlib.suppress(OSError):  # SQLite says what is wrong
+        is_new = not path.exists()
         path.touch(mode=0o600)
         path.chmod(0o600)
+        if is_new:
+            hand_over(path)
+
+
+def _require_access(path: Path) -> None:
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        error = sqlite3.OperationalError(
+            f"{path} may not be read and written by this user: it belongs to {owner_of(path)}; it "
+            "is left as it is. Give it to the user of the store's folder with chown"
+        )
+        error.sqlite_errorcode = sqlite3.SQLITE_PERM  # else it would count as damaged
+        raise error
 
 
 def _settle(connection: sqlite3.Connection) -> None:

@@ -7,20 +7,22 @@ changing the user's key writes one file. Knows nothing of what else lies in the 
 import base64
 import contextlib
 import json
+import logging
 import os
 import re
 import uuid
 from pathlib import Path
 
-from filelock import FileLock
-
 from centroidkv.bounds import plain_json, read_bounded
 from centroidkv.errors import CacheError, StoreError, StoreNotFound
-from centroidkv.files import UNFINISHED, write_atomic
-from centroidkv.links import require_no_links
+from centroidkv.files import UNFINISHED, hand_over, owner_of, write_atomic
+from centroidkv.links import LOST_AND_FOUND, require_no_links
+from centroidkv.locks import StoreLock
 from centroidkv.sealing import Sealer, is_sealed
 from centroidkv.secret_keys import KEY_BYTES
 from centroidkv.vault import IN_THE_CLEAR, SealedVault, Vault
+
+_log = logging.getLogger("centroidkv")
 
 FORMAT = 1
 SEALED_FORMAT = 2
@@ -51,8 +53,11 @@ def create_store(folder: Path, key: bytes | None) -> None:
     if key is not None:
         values = _sealed(os.urandom(KEY_BYTES), key)
     try:
+        was_there = folder.exists()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        _keep_private(folder, may_fail=was_there)
+        if not was_there:
+            hand_over(folder)
         # Another process may make it at the same time, with another store key.
         with _alone(folder):
             if not (folder / MARKER).exists():
@@ -61,9 +66,27 @@ def create_store(folder: Path, key: bytes | None) -> None:
         raise StoreError(f"cannot create a store at {folder}: {error.strerror}") from error
 
 
-def _alone(folder: Path) -> FileLock:
+def _keep_private(folder: Path, *, may_fail: bool) -> None:
+    """Leave a folder to its owner alone; one that was there may be somebody else's to change."""
+    try:
+        folder.chmod(0o700)
+    except OSError:
+        if not may_fail:
+            raise
+        mode = folder.stat().st_mode & 0o777
+        if mode & 0o077:
+            _log.warning(
+                "%s belongs to %s and keeps its mode %04o: others may list it, and who may write "
+                "there can replace files; the files themselves are this user's alone",
+                folder,
+                owner_of(folder),
+                mode,
+            )
+
+
+def _alone(folder: Path) -> StoreLock:
     require_no_links(folder)
-    return FileLock(folder / f"{UNFINISHED}{MARKER}", mode=0o600)
+    return StoreLock(folder / f"{UNFINISHED}{MARKER}", mode=0o600)
 
 
 def _write(folder: Path, values: dict[str, object]) -> None:
@@ -79,6 +102,8 @@ def _write(folder: Path, values: dict[str, object]) -> None:
 
 def _is_foreign(path: Path) -> bool:
     """Tell a file of somebody else's from what a process left that makes a store, or was killed."""
+    if path.name == LOST_AND_FOUND and not path.is_symlink() and path.is_dir():
+        return False
     return not path.name.startswith(UNFINISHED) and path.name != MARKER
 
 

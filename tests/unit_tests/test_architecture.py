@@ -14,7 +14,8 @@ WORDS = {"types", "protocols", "config", "errors", "files", "sqlite_files", "fin
          "settings", "tool_calls", "rotary", "plan_config", "remote_settings",
          "placement", "reasons", "decoding", "sqlite_scrubbing", "sqlite_checks", "sqlite_sharing",
          "breaker", "observing", "bounds", "block_form", "secret_keys",
-         "server_address", "sealing", "vault", "error_kinds", "links"}  # fmt: skip
+         "server_address", "sealing", "vault", "error_kinds", "links",
+         "locks"}  # fmt: skip
 PARTS = {"kv", "models", "routing"}
 EDGES = {"cli", "cli_precision", "cli_privacy", "cli_versions", "langchain", "llama_index"}
 BANNED_FILES = {"utils", "util", "helpers", "helper", "manager", "handler", "base", "common",

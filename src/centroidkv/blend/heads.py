@@ -19,11 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from filelock import FileLock
-
 from centroidkv.bounds import plain_json
 from centroidkv.errors import CacheError
-from centroidkv.files import set_aside
+from centroidkv.files import forbidden, is_forbidden, set_aside
+from centroidkv.locks import StoreLock
 from centroidkv.types import common_prefix
 from centroidkv.vault import IN_THE_CLEAR, Vault
 
@@ -242,7 +241,7 @@ class PromptHeads:
     def _file_lock(self) -> AbstractContextManager[object]:
         if self._read_only:
             return nullcontext()
-        return FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_S, mode=0o600)
+        return StoreLock(self._path.with_suffix(".lock"), timeout=_LOCK_S, mode=0o600)
 
     def _refresh(self) -> None:
         stamp = _stamp(self._path)
@@ -260,6 +259,9 @@ class PromptHeads:
             return heads, {_head(row).token_ids: _used_s(row, written_s) for row in rows}
         except FileNotFoundError:
             return [], {}
+        except PermissionError:
+            _log.warning("%s", forbidden(self._path))
+            return [], {}
         except (ArithmeticError, CacheError, LookupError, OSError, TypeError, ValueError) as error:
             _log.warning("%s is damaged and begun anew: %s", self._path, error)
             self._is_damaged = True
@@ -274,6 +276,8 @@ class PromptHeads:
             for h in self._heads
         ]
         try:
+            if is_forbidden(self._path):
+                return  # it may hold more than what is known here
             if self._is_damaged:
                 set_aside(self._path, self._path.parent.parent / "quarantine")
                 self._is_damaged = False

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from centroidkv.block_form import BlockForm
 from centroidkv.errors import CacheCorrupt, CacheError, CacheFull, CacheMismatch
-from centroidkv.files import set_aside
+from centroidkv.files import forbidden, set_aside
 from centroidkv.kv.bandwidth import Meter
 from centroidkv.kv.blocks import block_id, is_block_id, is_root
 from centroidkv.kv.codec import RAW, BlockCoder, StoredBlock, load_block, save_coded
@@ -47,6 +47,7 @@ class DiskBlocks:
         self.coders: dict[str, BlockCoder] = {}  # by namespace: how new blocks are written
         self.forms: dict[str, BlockForm] = {}  # by namespace: what blocks have to look like
         self.leaving: Callable[[Sequence[str]], None] | None = None  # told before blocks go
+        self._has_told = False
         self.leases = Leases()
         self.meter = Meter()
         self._blocks = folder / "blocks"
@@ -88,6 +89,9 @@ class DiskBlocks:
                 stored = load_block(path, self.vault)
                 if stored.id != path.stem or stored.id != block_id(stored.parent, stored.token_ids):
                     raise CacheMismatch(str(path), expected=path.stem, found=stored.id)
+            except PermissionError:
+                self._tell_forbidden(path)
+                continue
             except (CacheError, OSError) as error:
                 self._report(path, error, manifest)
                 continue
@@ -133,6 +137,9 @@ class DiskBlocks:
             self.meter.timed("disk", row.num_bytes, read - began)
             self.meter.decoded(stored.level, found.num_bytes, time.perf_counter() - read)
             return found
+        except PermissionError:
+            self._tell_forbidden(path)
+            return None
         except (CacheError, OSError) as error:
             self._give_up(row, path, error)
             return None
@@ -157,6 +164,12 @@ class DiskBlocks:
         if form is not None:
             stored.require(form)
         return stored
+
+    def _tell_forbidden(self, path: Path) -> None:
+        """Say whose a block file is that may not be read: once, since others will be alike."""
+        if not self._has_told:
+            self._has_told = True
+            _log.warning("block ignored: %s", forbidden(path))
 
     def _give_up(self, row: BlockRow, path: Path, error: Exception) -> None:
         """Set a bad block aside, unless another process evicted it or wrote it anew meanwhile."""

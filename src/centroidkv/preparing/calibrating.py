@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from centroidkv.errors import CacheError
-from centroidkv.files import set_aside
+from centroidkv.files import make_folder, set_aside
 from centroidkv.protocols import Embedder
 from centroidkv.routing.calibration import Calibration, fit_calibration
 from centroidkv.routing.labelled_pairs import LabelledPair, read_pairs
@@ -38,7 +38,7 @@ def calibrate(
         past_pairs=_rows(past_pairs),
     )
     path = _path(store, namespace)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    make_folder(path.parent)
     if calibration_of(store, embedder, namespace) is None:
         set_aside(path, store.path / "quarantine")
     fitted.save(path, store.vault)

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from centroidkv.bounds import MOST_TEXT_BYTES, plain_json
 from centroidkv.errors import CacheError, StoreError
-from centroidkv.files import UNFINISHED
+from centroidkv.files import UNFINISHED, make_folder
+from centroidkv.locks import StoreLock
 from centroidkv.privacy.wanted import Wanted
 from centroidkv.vault import IN_THE_CLEAR, Vault
 
@@ -50,9 +49,9 @@ class ForgetLog:
         Raises:
             StoreError: The lock cannot be had.
         """
-        lock = FileLock(self._folder / "lock", mode=0o600)
+        lock = StoreLock(self._folder / "lock", mode=0o600)
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            make_folder(self._folder)
             lock.acquire()
         except OSError as error:
             raise StoreError(f"cannot lock {self._folder}: {error}") from error

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from centroidkv.bounds import plain_json, read_arrays
 from centroidkv.errors import CacheCorrupt, CacheMismatch
+from centroidkv.files import forbidden
 from centroidkv.routing.pair_features import PairScorer, WordWeights
 from centroidkv.routing.pair_neighbours import PairNeighbours
 from centroidkv.vault import IN_THE_CLEAR, Vault
@@ -78,6 +79,8 @@ def load_parts(
 def _checked_body(path: Path, vault: Vault) -> bytes:
     try:
         header, _, body = vault.read(path, _MOST_BYTES).partition(b"\n")
+    except PermissionError as error:
+        raise forbidden(path) from error
     except OSError as error:
         raise CacheCorrupt(path, f"cannot be read: {error.strerror}") from error
     kind, _, digest = header.decode("ascii", "replace").partition(" ")

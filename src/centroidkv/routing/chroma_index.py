@@ -21,10 +21,11 @@ from typing import Any
 import chromadb
 import numpy as np
 from chromadb.config import Settings
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from centroidkv.errors import IndexUnavailable
 from centroidkv.files import write_atomic
+from centroidkv.locks import StoreLock
 from centroidkv.routing.chroma_client import connect, translated
 from centroidkv.routing.chroma_collections import (
     CollectionOptions,
@@ -212,7 +213,7 @@ class EmbeddedChroma:
         self._folder = folder
         self._quarantine = quarantine
         # The thread that opens the folder need not be the one that closes it.
-        self._file_lock = FileLock(folder.with_name("chroma.lock"), mode=0o600, thread_local=False)
+        self._file_lock = StoreLock(folder.with_name("chroma.lock"), mode=0o600, thread_local=False)
         self._lock = threading.Lock()
         # Chroma has a SQLite of its own. Two of them in one process do not keep each other out of
         # a file: where one closes it, the locks of the other are gone.

@@ -11,12 +11,13 @@ import sqlite3
 import struct
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from centroidkv.errors import IndexUnavailable
-from centroidkv.files import set_aside
+from centroidkv.files import hand_over, make_folder, set_aside
 from centroidkv.fingerprint import folder_digest
 from centroidkv.links import has_links, open_unlinked
+from centroidkv.locks import StoreLock
 from centroidkv.sqlite_scrubbing import scrub
 
 _log = logging.getLogger("centroidkv")
@@ -58,7 +59,7 @@ def prepare_folder(folder: Path, quarantine: Path) -> None:
             )
             set_aside(folder, quarantine, most=MOST_FOLDERS)
         folder.with_name("chroma.digest").unlink(missing_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise IndexUnavailable(f"{folder} cannot be made ready: {error}") from error
 
@@ -73,7 +74,7 @@ def _is_as_closed(folder: Path) -> bool:
 
 def embedded_faults(folder: Path) -> list[str]:
     """Tell what is wrong with a Chroma folder without opening it; [] while it is in use."""
-    lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
+    lock = StoreLock(folder.with_name("chroma.lock"), mode=0o600)
     try:
         with lock.acquire(timeout=0):
             if os.path.lexists(folder) and not _is_as_closed(folder):
@@ -89,6 +90,7 @@ def shield(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o700 if path.is_dir() else 0o600)
+            hand_over(path)
 
 
 def zero_unused(folder: Path) -> None:
@@ -125,7 +127,7 @@ def erase_folder(folder: Path) -> None:
     Raises:
         IndexUnavailable: Another process has it open, or it cannot be locked.
     """
-    lock = FileLock(folder.with_name("chroma.lock"), mode=0o600)
+    lock = StoreLock(folder.with_name("chroma.lock"), mode=0o600)
     try:
         with lock.acquire(timeout=0):
             folder.with_name("chroma.digest").unlink(missing_ok=True)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from centroidkv.bounds import read_arrays
-from centroidkv.errors import CacheCorrupt, CacheMismatch
+from centroidkv.errors import CacheCorrupt, CacheError, CacheMismatch
+from centroidkv.files import forbidden
 from centroidkv.routing.plan_texts import read_texts, require_fitting
 from centroidkv.routing.pointer import Pointer, read_pointer, write_pointer
 from centroidkv.routing.projection import Projection
@@ -181,10 +182,13 @@ def load_plan(path: Path, vault: Vault = IN_THE_CLEAR) -> Plan:
 
     Raises:
         CacheCorrupt: The file is truncated, altered or cannot be read.
+        CacheForbidden: It belongs to somebody else.
         CacheMismatch: It is not a plan of this format version, or not from this vault.
     """
     try:
         raw = vault.read(path, MAX_PLAN_BYTES)
+    except PermissionError as error:
+        raise forbidden(path) from error
     except OSError as error:
         raise CacheCorrupt(path, f"cannot be read ({error.strerror})") from error
     if raw[:8] != MAGIC:
@@ -227,7 +231,7 @@ class PlanFolder:
         """Return what a namespace's pointer says; None where there is none.
 
         Raises:
-            CacheCorrupt: The pointer cannot be used.
+            CacheError: The pointer cannot be used.
         """
         return read_pointer(self.pointer_path(namespace))
 
@@ -251,14 +255,14 @@ class PlanFolder:
             raise CacheMismatch(str(path), expected=namespace, found=plan.namespace)
         return plan
 
-    def in_force(self, namespace: str) -> tuple[Plan | None, list[CacheCorrupt | CacheMismatch]]:
+    def in_force(self, namespace: str) -> tuple[Plan | None, list[CacheError]]:
         """Return the plan in force and what was wrong with files that should have been it."""
-        problems: list[CacheCorrupt | CacheMismatch] = []
+        problems: list[CacheError] = []
         try:
             pointer = self.pointer(namespace)
             if pointer is not None:
                 return self.load(namespace, pointer.in_force), problems
-        except (CacheCorrupt, CacheMismatch) as error:
+        except CacheError as error:
             problems.append(error)
         plan, more = self.latest(namespace)
         known = {str(p) for p in problems}
@@ -269,13 +273,13 @@ class PlanFolder:
         save_plan(plan, path, self._vault)
         return path
 
-    def latest(self, namespace: str) -> tuple[Plan | None, list[CacheCorrupt | CacheMismatch]]:
+    def latest(self, namespace: str) -> tuple[Plan | None, list[CacheError]]:
         """Return the newest readable plan and what was wrong with newer ones."""
-        problems: list[CacheCorrupt | CacheMismatch] = []
+        problems: list[CacheError] = []
         for path in reversed(self.files(namespace)):
             try:
                 plan = self.read(path)
-            except (CacheCorrupt, CacheMismatch) as error:
+            except CacheError as error:
                 problems.append(error)
                 continue
             if plan.namespace == namespace:

@@ -11,7 +11,7 @@ from typing import Any
 
 from centroidkv.bounds import plain_json, read_bounded
 from centroidkv.errors import CacheCorrupt
-from centroidkv.files import write_atomic
+from centroidkv.files import forbidden, write_atomic
 
 _FORMAT = "centroidkv-pointer-1"
 _MOST_BYTES = 4096
@@ -64,11 +64,14 @@ def read_pointer(path: Path) -> Pointer | None:
 
     Raises:
         CacheCorrupt: It is truncated, altered, of another format or cannot be read.
+        CacheForbidden: It belongs to somebody else.
     """
     try:
         header, _, body = read_bounded(path, _MOST_BYTES).partition(b"\n")
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise forbidden(path) from error
     except OSError as error:
         raise CacheCorrupt(path, f"cannot be read ({error.strerror})") from error
     expected = f"{_FORMAT} {hashlib.sha256(body).hexdigest()}".encode()

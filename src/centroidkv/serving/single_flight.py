@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
+
+from centroidkv.files import make_folder
+from centroidkv.locks import StoreLock
 
 _log = logging.getLogger("centroidkv")
 
@@ -33,8 +36,8 @@ class Flight:
     finds the ones before it asks for that one.
     """
 
-    def __init__(self, lock: FileLock, lock_of: Callable[[str], FileLock]) -> None:
-        self._lock: FileLock | None = lock
+    def __init__(self, lock: StoreLock, lock_of: Callable[[str], StoreLock]) -> None:
+        self._lock: StoreLock | None = lock
         self._lock_of = lock_of
         self._once = threading.Lock()
 
@@ -152,10 +155,10 @@ class SingleFlight:
         lock.release()
         return False
 
-    def _lock_of(self, block: str) -> FileLock:
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+    def _lock_of(self, block: str) -> StoreLock:
+        make_folder(self._folder)
         # Given back by the thread that writes behind the answers.
-        return FileLock(self._folder / _name(block), mode=0o600, thread_local=False)
+        return StoreLock(self._folder / _name(block), mode=0o600, thread_local=False)
 
     def _report(self, error: OSError) -> None:
         if not self._has_warned:

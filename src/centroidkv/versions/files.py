@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from centroidkv.errors import CacheError, ConfigError, StoreError
+from centroidkv.files import forbidden, is_forbidden, make_folder
+from centroidkv.locks import StoreLock
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.pointer import Pointer
 from centroidkv.store import Store
@@ -34,20 +36,20 @@ class VersionFiles:
         self._store = store
         self._plans = store.plans
         path = self._plans.folder / f"{namespace[-16:]}.lock"
-        self._file_lock = FileLock(path, mode=0o600)
+        self._file_lock = StoreLock(path, mode=0o600)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Keep other threads and processes from writing versions meanwhile.
 
         Raises:
-            StoreError: The store is read-only, another process does not let go, or the lock cannot
-                be had.
+            StoreError: The store is read-only, another process does not let go, the lock cannot be
+                had, or the pointer is a file that belongs to somebody else.
         """
         self._store.require_writable("change its plan versions")
         with self.lock:
             try:
-                self._plans.folder.mkdir(mode=0o700, exist_ok=True)
+                make_folder(self._plans.folder)
                 self._file_lock.acquire(timeout=LOCK_S)
             except Timeout as error:
                 raise StoreError(
@@ -56,9 +58,16 @@ class VersionFiles:
             except OSError as error:
                 raise StoreError(f"cannot lock {self._plans.folder}: {error}") from error
             try:
+                self._require_pointer()
                 yield
             finally:
                 self._file_lock.release()
+
+    def _require_pointer(self) -> None:
+        """Refuse to write another pointer in place of one that may say more than is known here."""
+        path = self._plans.pointer_path(self.namespace)
+        if is_forbidden(path):
+            raise StoreError(str(forbidden(path)))
 
     @property
     def numbers(self) -> list[int]:

@@ -232,7 +232,9 @@ class Versions:
                 return
             self._note(self._pointer_path)
             signatures = {p: _signature(p) for p in self._plans.files(self.namespace)}
-            found, _ = self._plans.in_force(self.namespace)
+            found, problems = self._plans.in_force(self.namespace)
+            for problem in problems:
+                _log.warning("%s", problem)
             if found is None:
                 return
             if plan is not None and plan.id == found.id and not plan.is_same_as(found):
