@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from centroidkv.errors import CacheError
-from centroidkv.files import make_folder, set_aside
+from centroidkv.errors import CacheError, StoreError
+from centroidkv.files import forbidden, is_forbidden, make_folder, set_aside
 from centroidkv.protocols import Embedder
 from centroidkv.routing.calibration import Calibration, fit_calibration
 from centroidkv.routing.labelled_pairs import LabelledPair, read_pairs
@@ -28,16 +28,18 @@ def calibrate(
 
     Raises:
         ConfigError: The pairs cannot be used; the message names the line and the remedy.
-        StoreError: The store is read-only.
+        StoreError: The store is read-only, or the calibration in it belongs to somebody else.
     """
     store.require_writable("keep a calibration")
+    path = _path(store, namespace)
+    if is_forbidden(path):
+        raise StoreError(str(forbidden(path)))
     fitted = fit_calibration(
         _rows(pairs),
         embedder.embed,
         embedder_fingerprint=embedder.fingerprint,
         past_pairs=_rows(past_pairs),
     )
-    path = _path(store, namespace)
     make_folder(path.parent)
     if calibration_of(store, embedder, namespace) is None:
         set_aside(path, store.path / "quarantine")
