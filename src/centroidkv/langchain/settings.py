@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.runnables import RunnableConfig, ensure_config
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from centroidkv.config import Sampling, SamplingOptions
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
+from centroidkv.own_engine import engine_of_fields
 from centroidkv.serving.request import require_served
 from centroidkv.types import Chunk, Completion, Message, Reuse
 
@@ -45,32 +46,30 @@ class ModelSettings(BaseModel):
     stop: list[str] | None = None
     timeout: float | None = None
     reuse: Reuse | None = None
-    _owned: Engine | None = PrivateAttr(default=None)
 
     if TYPE_CHECKING:
         cache: BaseCache | bool | None  # LangChain's own field
 
     @model_validator(mode="after")
     def _open_engine(self) -> Self:
-        name = type(self).__name__
         Sampling.of(self.sampling())
         if self.reuse is not None:
             require_served(self.reuse)
-        if self.engine is None:
-            if not self.store:
-                raise ConfigError(f"{name} needs engine=..., or model=... and store=...")
-            model = self.model or "bundled:smollm2"
-            self._owned = Engine.open(self.store, model=model, embedder=self.embedder)
-        elif self.model or self.store:
-            raise ConfigError(f"give {name} either engine=... or model=... and store=...")
+        # A field, so that copies which are constructed from the fields share it.
+        self.engine = engine_of_fields(
+            type(self).__name__,
+            self.engine,
+            model=self.model,
+            store=self.store,
+            embedder=self.embedder,
+        )
         return self
 
     @property
     def kv(self) -> Engine:
         """The engine behind this model."""
-        engine = self.engine or self._owned
-        assert engine is not None
-        return engine
+        assert self.engine is not None
+        return self.engine
 
     def identity(self) -> dict[str, Any]:
         """Return what answers depend on; response caches are keyed by it."""

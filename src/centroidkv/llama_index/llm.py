@@ -16,7 +16,7 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
 )
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from llama_index.core.bridge.pydantic import ConfigDict, Field, model_validator
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.prompts import BasePromptTemplate
@@ -26,6 +26,7 @@ from centroidkv.config import Sampling, SamplingOptions
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
 from centroidkv.iteration import iterate
+from centroidkv.own_engine import engine_of_fields
 from centroidkv.serving.request import require_served
 from centroidkv.types import Chunk, Completion, Message, Reuse
 
@@ -70,20 +71,20 @@ class CentroidKVLLM(CustomLLM):
     stop: list[str] | None = None
     timeout: float | None = None
     reuse: Reuse | None = None
-    _owned: Engine | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _open_engine(self) -> Self:
         Sampling.of(self.sampling())
         if self.reuse is not None:
             require_served(self.reuse)
-        if self.engine is None:
-            if not self.store:
-                raise ConfigError("CentroidKVLLM needs engine=..., or model=... and store=...")
-            model = self.model or "bundled:smollm2"
-            self._owned = Engine.open(self.store, model=model, embedder=self.embedder)
-        elif self.model or self.store:
-            raise ConfigError("give CentroidKVLLM either engine=... or model=... and store=...")
+        # A field, so that copies which are constructed from the fields share it.
+        self.engine = engine_of_fields(
+            type(self).__name__,
+            self.engine,
+            model=self.model,
+            store=self.store,
+            embedder=self.embedder,
+        )
         return self
 
     @classmethod
@@ -93,9 +94,8 @@ class CentroidKVLLM(CustomLLM):
     @property
     def kv(self) -> Engine:
         """The engine behind this model."""
-        engine = self.engine or self._owned
-        assert engine is not None
-        return engine
+        assert self.engine is not None
+        return self.engine
 
     @property
     def metadata(self) -> LLMMetadata:
