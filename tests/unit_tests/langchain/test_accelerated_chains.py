@@ -401,8 +401,9 @@ def test_a_wrapper_inside_a_retriever_is_named(built: Engine) -> None:
 def test_a_model_that_opened_its_own_engine_is_moved(
     built: Engine, open_engine: Callable[..., Engine], model: TransformersModel
 ) -> None:
-    own = ChatCentroidKV.model_construct(model="mine", store="there", max_tokens=2)
-    own._owned = open_engine()
+    own = ChatCentroidKV.model_construct(
+        engine=open_engine(), model="mine", store="there", max_tokens=2
+    )
     moved = accelerate(own, built)
     assert isinstance(moved, ChatCentroidKV)
     assert (moved.kv, moved.model, moved.store, own.model) == (built, None, None, "mine")
