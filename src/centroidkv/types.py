@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from centroidkv.metadata import plain_metadata
 from centroidkv.reasons import BlendProblem
 from centroidkv.tool_calls import ToolCall
 
@@ -96,9 +97,9 @@ class Passage:
 
     @classmethod
     def of(cls, text: str, metadata: Mapping[str, Any] | None = None) -> "Passage":
-        """Make a passage whose id is derived from its content."""
-        text, known = valid_text(text), dict(metadata or {})
-        canonical = json.dumps([text, known], sort_keys=True, ensure_ascii=False, default=str)
+        """Make a passage whose id is derived from its content; its metadata is plain JSON."""
+        text, known = valid_text(text), plain_metadata(metadata or {})
+        canonical = json.dumps([text, known], sort_keys=True, ensure_ascii=False)
         digest = hashlib.sha256(canonical.encode("utf-8", "replace")).hexdigest()
         return cls(digest, text, known)
 

@@ -202,7 +202,7 @@ def test_a_pin_reads_the_same_whether_it_was_found_or_not(engine: Engine) -> Non
     nodes = [
         TextNode(
             text=text,
-            metadata={"title": name, "file_path": f"/data/{name}.txt"},
+            metadata={"title": name, "file_path": f"/data/{name}.txt", "pages": (1, 2)},
             excluded_llm_metadata_keys=["file_path"],
             text_template="[{metadata_str}] {content}",
         )
@@ -214,7 +214,11 @@ def test_a_pin_reads_the_same_whether_it_was_found_or_not(engine: Engine) -> Non
     pinning = CentroidKVPostprocessor(engine=engine)
     found = pinning.postprocess_nodes(retriever.retrieve(ASKED), query_str=ASKED)
     pins = pinning.postprocess_nodes([], query_str=ASKED)
-    assert found[0].node.get_content(MetadataMode.LLM).startswith("[title: card] A lost card")
+    assert (
+        found[0]
+        .node.get_content(MetadataMode.LLM)
+        .startswith("[title: card\npages: [1, 2]] A lost")
+    )
     assert [n.node.get_content(MetadataMode.LLM) for n in pins] == [
         n.node.get_content(MetadataMode.LLM) for n in found
     ]

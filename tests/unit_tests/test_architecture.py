@@ -15,7 +15,7 @@ WORDS = {"types", "protocols", "config", "errors", "files", "sqlite_files", "fin
          "placement", "reasons", "decoding", "sqlite_scrubbing", "sqlite_checks", "sqlite_sharing",
          "breaker", "observing", "bounds", "block_form", "secret_keys",
          "server_address", "sealing", "vault", "error_kinds", "links",
-         "locks"}  # fmt: skip
+         "locks", "metadata"}  # fmt: skip
 PARTS = {"kv", "models", "routing"}
 EDGES = {"cli", "cli_precision", "cli_privacy", "cli_versions", "langchain", "llama_index"}
 BANNED_FILES = {"utils", "util", "helpers", "helper", "manager", "handler", "base", "common",

@@ -15,7 +15,7 @@ from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
 from centroidkv.langchain.settings import DOMAIN_KEY, TENANT_KEY
 from centroidkv.retrieval import as_passage
-from centroidkv.types import Route
+from centroidkv.types import Passage, Route
 
 RunManager: TypeAlias = CallbackManagerForRetrieverRun | AsyncCallbackManagerForRetrieverRun
 
@@ -25,7 +25,9 @@ __all__ = ["CentroidKVRetriever"]
 class CentroidKVRetriever(BaseRetriever):
     """Wraps any retriever; what it finds is kept, behind the cluster's pinned passages.
 
-    A question outside every cluster gets exactly what the base retriever finds. Further
+    Of documents of equal text the first is kept, with its metadata, and the others are left out. A
+    pin that was not found has no `id`, and the metadata of all pins is plain JSON. A question
+    outside every cluster gets what the base retriever finds, in its order. Further
     arguments of `invoke`, such as `k`, go to the base retriever. A tenant named in the config's
     metadata (`centroidkv_tenant`) is routed by that tenant's plan. A domain named there
     (`centroidkv_domain`), else the retriever's own `domain`, keeps to the clusters that serve it.
@@ -71,11 +73,19 @@ class CentroidKVRetriever(BaseRetriever):
 def _composed(engine: Engine, route: Route, found: list[Document]) -> list[Document]:
     if not isinstance(found, list) or not all(isinstance(d, Document) for d in found):
         raise ConfigError(f"the retriever returned {found!r:.80}; expected a list of documents")
-    known: dict[str, Document] = {}
+    known: dict[str, tuple[Passage, Document]] = {}
     for document in found:
-        known.setdefault(as_passage(document).text, document)
-    passages = engine.compose(route, [as_passage(d) for d in known.values()])
-    return [
-        known.get(p.text) or Document(page_content=p.text, metadata=dict(p.metadata))
-        for p in passages
-    ]
+        passage = as_passage(document)
+        known.setdefault(passage.text, (passage, document))
+    passages = engine.compose(route, [passage for passage, _ in known.values()])
+    return [_document(p, known.get(p.text)) for p in passages]
+
+
+def _document(passage: Passage, found: tuple[Passage, Document] | None) -> Document:
+    """Return a passage as what was found; of a pin, with the metadata that it always has."""
+    if found is None:
+        return Document(page_content=passage.text, metadata=dict(passage.metadata))
+    own, document = found
+    if passage is own or passage.id != own.id:
+        return document
+    return document.model_copy(update={"metadata": dict(passage.metadata)})
