@@ -3,10 +3,10 @@
 import asyncio
 import contextvars
 import functools
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TypeVar
 
-__all__ = ["iterate"]
+__all__ = ["begun_late", "iterate"]
 
 T = TypeVar("T")
 _END = object()
@@ -30,6 +30,11 @@ async def iterate(iterator: Iterator[T]) -> AsyncGenerator[T, None]:
         else:
             # The step under way cannot be interrupted; the stream ends right after it.
             pending.add_done_callback(lambda _: _close(iterator))
+
+
+def begun_late(begin: Callable[[], Iterator[T]]) -> Generator[T]:
+    """Return an iterator that is only made with its first step, and so where that step runs."""
+    yield from begin()
 
 
 def _step(iterator: Iterator[T]) -> T | object:

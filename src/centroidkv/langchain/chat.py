@@ -93,7 +93,7 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
     async def agenerate(
         self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any
     ) -> LLMResult:
-        model, rest = self.settled(kwargs.get("metadata"), kwargs)
+        model, rest = await asyncio.to_thread(self.settled, kwargs.get("metadata"), kwargs)
         if self.kv.is_warming:
             # LangChain's own takes what ends a warming run for an answer; nothing else than the
             # model itself has to see that call.
@@ -126,19 +126,23 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
         stop: list[str] | None,
         run_manager: RunManager,
         options: dict[str, Any],
-    ) -> tuple[Iterator[Chunk], ToolOffer | None]:
-        """Start an answer; return its chunks and the tools it may call."""
+    ) -> Iterator[tuple[Chunk, ToolOffer | None]]:
+        """Answer; each chunk comes with the tools that may be called.
+
+        It starts with the first step, as that runs in a thread under asyncio.
+        """
         tools, choice = options.pop("tools", None), options.pop("tool_choice", None)
         schemas = [convert_to_openai_tool(tool) for tool in tools or []]
         offer = offer_tools(schemas, choice, self.kv.model.tool_format)
         turns = as_turns(messages)
         if offer is None:
-            return self.chunks(turns, stop, run_manager, options), None
+            yield from ((c, None) for c in self.chunks(turns, stop, run_manager, options))
+            return
         stop = [*(stop if stop is not None else self.stop or []), *offer.stop]
         chunks = self.chunks(
             turns, stop, run_manager, options, tools=offer.tools, answer_start=offer.start
         )
-        return offer.held_back(chunks), offer
+        yield from ((c, offer) for c in offer.held_back(chunks))
 
     def _generate(
         self,
@@ -147,9 +151,8 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        chunks, offer = self._chunks(messages, stop, run_manager, kwargs)
-        *_, last = chunks
-        return _result(last, offer)
+        *_, last = self._chunks(messages, stop, run_manager, kwargs)
+        return _result(*last)
 
     async def _agenerate(
         self,
@@ -158,9 +161,9 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        chunks, offer = self._chunks(messages, stop, run_manager, kwargs)
+        chunks = self._chunks(messages, stop, run_manager, kwargs)
         *_, last = [chunk async for chunk in iterate(chunks)]
-        return _result(last, offer)
+        return _result(*last)
 
     def _stream(
         self,
@@ -169,8 +172,7 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        chunks, offer = self._chunks(messages, stop, run_manager, kwargs)
-        for chunk in chunks:
+        for chunk, offer in self._chunks(messages, stop, run_manager, kwargs):
             out = _message_chunk(chunk, offer)
             if run_manager is not None and chunk.text:
                 run_manager.on_llm_new_token(chunk.text, chunk=out)
@@ -183,8 +185,7 @@ class ChatCentroidKV(ModelSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        chunks, offer = self._chunks(messages, stop, run_manager, kwargs)
-        async for chunk in iterate(chunks):
+        async for chunk, offer in iterate(self._chunks(messages, stop, run_manager, kwargs)):
             out = _message_chunk(chunk, offer)
             if run_manager is not None and chunk.text:
                 await run_manager.on_llm_new_token(chunk.text, chunk=out)

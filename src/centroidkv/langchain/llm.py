@@ -1,5 +1,6 @@
 """A LangChain LLM that answers through an engine."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -50,7 +51,7 @@ class CentroidKVLLM(ModelSettings, BaseLLM):
         return BaseLLM.generate(model.uncached_while_warming(), prompts, *args, **rest)
 
     async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
-        model, rest = self.settled(kwargs.get("metadata"), kwargs)
+        model, rest = await asyncio.to_thread(self.settled, kwargs.get("metadata"), kwargs)
         return await BaseLLM.agenerate(model.uncached_while_warming(), prompts, *args, **rest)
 
     # A batch is as many requests: each has its own question, tenant and failure. What LangChain
@@ -120,7 +121,8 @@ class CentroidKVLLM(ModelSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
         options: dict[str, Any],
     ) -> Iterator[Chunk]:
-        return self.chunks(prompt, stop, run_manager, options, chat_template=self.chat_template)
+        """Start an answer with the first step, as that runs in a thread under asyncio."""
+        yield from self.chunks(prompt, stop, run_manager, options, chat_template=self.chat_template)
 
 
 def _generation_chunk(chunk: Chunk) -> GenerationChunk:

@@ -42,8 +42,7 @@ class CentroidKVRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        engine = self._engine_of(run_manager)
-        route = engine.route(query, domain=self._domain_of(run_manager))
+        engine, route = self._routed(query, run_manager)
         found: list[Document] = []
         if not engine.is_warming:
             found = self.base.invoke(query, {"callbacks": run_manager.get_child()}, **kwargs)
@@ -52,22 +51,19 @@ class CentroidKVRetriever(BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        engine = self._engine_of(run_manager)
-        domain = self._domain_of(run_manager)
-        route = await asyncio.to_thread(engine.route, query, domain=domain)
+        engine, route = await asyncio.to_thread(self._routed, query, run_manager)
         found: list[Document] = []
         if not engine.is_warming:
             callbacks = run_manager.get_child()
             found = await self.base.ainvoke(query, {"callbacks": callbacks}, **kwargs)
-        return _composed(engine, route, found)
+        return await asyncio.to_thread(_composed, engine, route, found)
 
-    def _domain_of(self, run_manager: RunManager) -> str | None:
-        named: str | None = (run_manager.metadata or {}).get(DOMAIN_KEY)
-        return self.domain if named is None else named
-
-    def _engine_of(self, run_manager: RunManager) -> Engine:
-        tenant = (run_manager.metadata or {}).get(TENANT_KEY)
-        return self.engine if tenant is None else self.engine.for_tenant(tenant)
+    def _routed(self, query: str, run_manager: RunManager) -> tuple[Engine, Route]:
+        """Return the engine of the request's tenant, which may be opened now, and the route."""
+        said = run_manager.metadata or {}
+        tenant, domain = said.get(TENANT_KEY), said.get(DOMAIN_KEY)
+        engine = self.engine if tenant is None else self.engine.for_tenant(tenant)
+        return engine, engine.route(query, domain=self.domain if domain is None else domain)
 
 
 def _composed(engine: Engine, route: Route, found: list[Document]) -> list[Document]:

@@ -1,5 +1,6 @@
 """A LlamaIndex language model that answers through an engine."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ from llama_index.core.types import TokenAsyncGen, TokenGen
 from centroidkv.config import Sampling, SamplingOptions
 from centroidkv.engine import Engine
 from centroidkv.errors import ConfigError
-from centroidkv.iteration import iterate
+from centroidkv.iteration import begun_late, iterate
 from centroidkv.own_engine import engine_of_fields
 from centroidkv.serving.request import require_served
 from centroidkv.types import Chunk, Completion, Message, Reuse
@@ -134,7 +135,8 @@ class CentroidKVLLM(CustomLLM):
         formatted: bool = False,
         **kwargs: Any,
     ) -> CompletionResponse:
-        chunks = [c async for c in iterate(self._chunks(prompt, kwargs))]
+        begun = begun_late(lambda: self._chunks(prompt, kwargs))
+        chunks = [c async for c in iterate(begun)]
         return _completion(chunks[-1])
 
     @llm_completion_callback()
@@ -144,7 +146,7 @@ class CentroidKVLLM(CustomLLM):
         formatted: bool = False,
         **kwargs: Any,
     ) -> CompletionResponseAsyncGen:
-        return iterate(_completions(self._chunks(prompt, kwargs)))
+        return iterate(_completions(await asyncio.to_thread(self._chunks, prompt, kwargs)))
 
     # chat
 
@@ -160,14 +162,16 @@ class CentroidKVLLM(CustomLLM):
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        chunks = [c async for c in iterate(self._chunks(_turns(messages), kwargs))]
+        begun = begun_late(lambda: self._chunks(_turns(messages), kwargs))
+        chunks = [c async for c in iterate(begun)]
         return _chat(_completion(chunks[-1]))
 
     @llm_chat_callback()
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
-        responses = _completions(self._chunks(_turns(messages), kwargs))
+        chunks = await asyncio.to_thread(self._chunks, _turns(messages), kwargs)
+        responses = _completions(chunks)
 
         async def chats() -> ChatResponseAsyncGen:
             async for response in iterate(responses):
