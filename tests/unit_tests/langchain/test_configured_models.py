@@ -135,3 +135,9 @@ def test_a_closed_engine_is_closed_for_what_is_configured_too(own: Own, kind: ty
     configured = model.configurable_fields(max_tokens=LONGEST)
     with pytest.raises(Exception, match="the engine is closed"):
         configured.invoke("hello", {"configurable": {"longest": 2}})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_traces_are_told_the_versions_of_langchain(engine: Engine, kind: type) -> None:
+    """LangChain notes them when a model is made, which private attributes of ours kept it from."""
+    assert "langchain-core" in kind(engine=engine).metadata["lc_versions"]
