@@ -12,22 +12,11 @@ from centroidkv.models.loading import wrap_model
 from centroidkv.serving.answers import Answer
 from centroidkv.types import Message
 from small_parts import HashEmbedder, make_llama
+from trace_parts import tokens_of, traces
 from word_bank import PASSAGES, QUESTIONS, ask, build_and_warm, search
 
 SECRET = "did Zebulon Quibble of 12 Nowhere Lane win at the races on Sunday"
 OTHER = "is my card blocked when it is lost in the rain"
-
-
-def traces(folder: Path, text: str) -> list[str]:
-    """Name the files that hold a text, as it is or as JSON."""
-    needle = text.encode()
-    return [str(f) for f in folder.rglob("*") if f.is_file() and needle in f.read_bytes()]
-
-
-def tokens_of(engine: Engine, text: str) -> bytes:
-    """Return a text as the manifest keeps its tokens (each byte is one)."""
-    ids = engine.model.encode(text, chat_template=False).token_ids
-    return b"".join(i.to_bytes(4, "big") for i in ids if i < 256)
 
 
 @pytest.fixture

@@ -13,15 +13,11 @@ import pytest
 from centroidkv import Engine
 from centroidkv.files import abandoned
 from old_stores import DAY, shift
+from trace_parts import traces
 from word_bank import PASSAGES, ask, build_and_warm
 
 SECRET = "did Zebulon Quibble of 12 Nowhere Lane win at the races on Sunday"
 NOBODY = 2**22 + 1  # above the largest number that a process has
-
-
-def traces(folder: Path, text: str) -> list[str]:
-    needle = text.encode()
-    return [str(f) for f in folder.rglob("*") if f.is_file() and needle in f.read_bytes()]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from centroidkv import Engine
 from centroidkv.errors import ConfigError
 from centroidkv.privacy.places import HistoryPlace
 from old_stores import ASKED, DAY, OPTIONS, PROMPT, fill, shift
+from trace_parts import traces
 
 SECRET = base64.b64encode(bytes(range(32))).decode()
 
@@ -27,10 +28,6 @@ def leave(open_engine: Callable[..., Engine], **options: object) -> None:
     engine.close()
 
 
-def traces(store: Path) -> list[Path]:
-    return [f for f in store.rglob("*") if f.is_file() and b"Zebulon" in f.read_bytes()]
-
-
 def num_rows(store: Path, name: str, table: str) -> int:
     with contextlib.closing(sqlite3.connect(store / f"{name}.sqlite")) as db:
         return int(db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
@@ -42,13 +39,13 @@ def test_what_a_tenant_left_is_gone_though_nobody_opens_it(
 ) -> None:
     leave(open_engine, **options)
     store = tmp_path / "store"
-    assert traces(store) != []
+    assert traces(store, "Zebulon") != []
     shift(store, -2 * DAY)
     engine = open_engine(ttl_s=DAY, **OPTIONS, **options)
     engine.generate(PROMPT.replace("Zebulon", "Somebody"), max_tokens=2)
     assert engine._tenants.opened() == [engine]
     engine.close()
-    assert traces(store) == []
+    assert traces(store, "Zebulon") == []
     # Its built questions stay, as do the opener's own prompt and its draft.
     assert num_rows(store, "answers", "answers") == 0
     assert list((store / "heads").glob("*.json")) == []
@@ -142,7 +139,7 @@ def test_letting_go_that_was_broken_off_is_gone_on_with(
     assert len(list((store / "expiring").glob("*.json"))) == 1
     open_engine(ttl_s=DAY, **OPTIONS).close()
     assert list((store / "expiring").glob("*.json")) == []
-    assert traces(store) == []
+    assert traces(store, "Zebulon") == []
 
 
 def test_what_cannot_be_swept_of_others_is_said_once_and_answers_go_on(

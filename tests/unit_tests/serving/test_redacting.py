@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from langchain_core.outputs import Generation
-from test_forget import tokens_of, traces
 
 from centroidkv import Engine
 from centroidkv.errors import ConfigError
 from centroidkv.langchain import CentroidKVAnswerCache
 from centroidkv.serving.redacting import Redactor
 from centroidkv.types import Message, Prompt
+from trace_parts import tokens_of, traces
 from word_bank import PASSAGES, QUESTIONS, ask, build_and_warm
 
 NAME = "Zebulon"
