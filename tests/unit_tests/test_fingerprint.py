@@ -1,6 +1,7 @@
 """Digests of files follow their content, and are remembered only as long as they hold."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -8,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centroidkv.fingerprint import file_digest, fingerprint, folder_digest
+from centroidkv.fingerprint import (
+    SAMPLE_BYTES,
+    file_digest,
+    fingerprint,
+    folder_digest,
+    sampled_digest,
+)
 
 
 @pytest.fixture
@@ -51,12 +58,40 @@ def test_a_files_digest_is_that_of_its_content(file: Path, memory: Path) -> None
 
 
 def test_a_remembered_digest_is_not_computed_again(file: Path, memory: Path) -> None:
-    stat = file.stat()
     file_digest(file, memory=memory)
-    file.write_bytes(b"sthgiew")
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    memory.write_text(json.dumps(dict.fromkeys(json.loads(memory.read_text()), sha(b"remembered"))))
+    assert file_digest(file, memory=memory) == sha(b"remembered")
+    assert file_digest(file) == sha(b"weights")
+
+
+def test_another_file_of_the_same_size_and_time_is_hashed_again(file: Path, memory: Path) -> None:
+    """As a copy with its times kept puts it there, or an image that can be built again."""
+    file_digest(file, memory=memory)
+    stat = file.stat()
+    other = file.with_name("other")
+    other.write_bytes(b"sthgiew")
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(file)
+    assert file_digest(file, memory=memory) == sha(b"sthgiew")
+
+
+@pytest.mark.parametrize("size", [7, SAMPLE_BYTES + 1, 3 * SAMPLE_BYTES])
+def test_a_sample_tells_files_apart_that_the_file_system_does_not(file: Path, size: int) -> None:
+    sampled = set()
+    for content in (b"a" * size, b"b" * size, b"a" * (size - 1) + b"b", b"b" + b"a" * (size - 1)):
+        file.write_bytes(content)
+        sampled.add(sampled_digest(file, size))
+    assert len(sampled) == 4
+
+
+def test_what_is_remembered_of_a_file_replaces_what_was(file: Path, memory: Path) -> None:
+    memory.parent.mkdir()
+    stat = file.stat()
+    old = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    memory.write_text(json.dumps({old: sha(b"old"), "/another|1|2": sha(b"x"), "odd": 3}))
     assert file_digest(file, memory=memory) == sha(b"weights")
-    assert file_digest(file) == sha(b"sthgiew")
+    kept = json.loads(memory.read_text())
+    assert sorted(kept.values()) == sorted([sha(b"weights"), sha(b"x")]) and old not in kept
 
 
 @pytest.mark.parametrize("content", [b"longer weights", b"sthgiew"])
