@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -167,11 +168,35 @@ def owner_of(path: Path) -> str:
 
 
 def user_cache_folder() -> Path:
-    """Return the folder for files that can be made again; CENTROIDKV_CACHE overrides it."""
-    given = os.environ.get("CENTROIDKV_CACHE")
-    if given:
+    """Return the folder for files that can be made again; CENTROIDKV_CACHE overrides it.
+
+    Raises:
+        ConfigError: The user has no home, and something else stands where files would lie instead.
+    """
+    if given := os.environ.get("CENTROIDKV_CACHE"):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "centroidkv"
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "centroidkv"
+    try:
+        return Path.home() / ".cache" / "centroidkv"
+    except RuntimeError:  # neither HOME nor an entry for the user, as in some containers
+        return _own_temporary_folder()
+
+
+def _own_temporary_folder() -> Path:
+    """Return a folder among the temporary files that nobody else can read or write."""
+    user = os.geteuid() if hasattr(os, "geteuid") else ""
+    folder = Path(tempfile.gettempdir()) / f"centroidkv-{user}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()  # whoever may write here may have made it first
+    is_ours = user == "" or (found.st_uid == user and not found.st_mode & 0o077)
+    if not stat.S_ISDIR(found.st_mode) or not is_ours:
+        raise ConfigError(
+            f"{folder} is not a folder of this user's alone, and there is no home folder; "
+            "set CENTROIDKV_CACHE to a folder for files that can be made again"
+        )
+    return folder
 
 
 def read_text(path: Path) -> str:

@@ -1,11 +1,12 @@
 """A file is written whole or not at all."""
 
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from centroidkv.errors import StoreError
+from centroidkv.errors import ConfigError, StoreError
 from centroidkv.files import MOST_ALIKE, UNFINISHED, set_aside, user_cache_folder, write_atomic
 from centroidkv.routing.index_folder import prepare_folder
 from centroidkv.store import Store
@@ -80,6 +81,42 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert user_cache_folder() == tmp_path / "centroidkv"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert user_cache_folder() == Path.home() / ".cache" / "centroidkv"
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A user without a home, as in a container that runs under a number that nobody has."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "CENTROIDKV_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pytest.importorskip("pwd"), "getpwuid", unknown)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_without_a_home_files_lie_among_the_temporary_ones(homeless: Path) -> None:
+    folder = user_cache_folder()
+    assert folder.parent == homeless and folder == user_cache_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open to all"])
+def test_a_temporary_folder_that_is_not_ours_alone_is_not_used(homeless: Path, kind: str) -> None:
+    folder = user_cache_folder()
+    folder.rmdir()
+    if kind == "link":
+        (homeless / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(homeless / "elsewhere")
+    elif kind == "file":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    with pytest.raises(ConfigError, match="CENTROIDKV_CACHE"):
+        user_cache_folder()
 
 
 def test_a_store_that_was_killed_while_it_was_made_is_made_again(tmp_path: Path) -> None:
