@@ -27,6 +27,11 @@ from centroidkv.models.transformers_model import TransformersModel
 from centroidkv.models.weights import quantization_of, weights_digest
 
 _SHAPING = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
+# What is left out is named, not what counts: one file too many costs KV, one too few an answer.
+_PAPERS = ("license", "licence", "readme", "notice", "use_policy")
+_OF_TRAINING = {"training_args.bin", "optimizer.bin", "scheduler.bin", "trainer_state.json",
+                "all_results.json", "eval_results.json", "train_results.json",
+                "requirements.txt"}  # fmt: skip
 
 __all__ = ["load_model", "locate", "wrap_model"]
 
@@ -164,8 +169,24 @@ def _files_digest(folder: str, options: dict[str, str]) -> str:
     if options:
         files = [root / options["gguf_file"]]
     else:
-        files = [p for p in root.iterdir() if p.suffix in _SHAPING and p.is_file()]
+        files = _shaping(root)
     return folder_digest(files, root=root, memory=user_cache_folder() / "digests.json")
+
+
+def _shaping(root: Path) -> list[Path]:
+    """Return the files of a model's folder that may shape its tokens or weights."""
+    files = [
+        p
+        for p in root.iterdir()
+        if p.suffix in _SHAPING
+        and p.is_file()
+        and not p.name.lower().startswith(_PAPERS)
+        and p.name not in _OF_TRAINING
+    ]
+    # transformers loads these, not the pickled weights that a whole download has besides.
+    if {"model.safetensors", "model.safetensors.index.json"} & {p.name for p in files}:
+        files = [p for p in files if not p.name.startswith("pytorch_model")]
+    return files
 
 
 def _runtime(model: PreTrainedModel) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from centroidkv.errors import ConfigError, ModelError, ModelNotFound, UnsupportedModel
-from centroidkv.models.loading import load_model, wrap_model
+from centroidkv.models.loading import _files_digest, load_model, wrap_model
 from small_parts import make_llama, make_tokenizer
 
 
@@ -127,6 +127,38 @@ def test_two_folders_with_the_same_files_share_their_kv(folder: Path, tmp_path: 
     first = load_model(folder).fingerprint
     assert load_model(tmp_path / "copy").fingerprint == first
     assert load_model(str(folder)).fingerprint == first, "digests are remembered"
+
+
+def test_what_shapes_nothing_changes_no_fingerprint(folder: Path) -> None:
+    """A whole download has such files; one of only what is loaded has not."""
+    before = load_model(folder).fingerprint
+    for name in ("LICENSE.txt", "license.json", "README.txt", "Notice.txt", "USE_POLICY.txt"):
+        (folder / name).write_text("anything")
+    for name in ("training_args.bin", "trainer_state.json", "requirements.txt", ".gitattributes"):
+        (folder / name).write_text("anything")
+    for name in ("pytorch_model.bin", "pytorch_model-00001-of-00002.bin"):
+        (folder / name).write_text("the same weights, which safetensors have already")
+    assert load_model(folder).fingerprint == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vocab.txt", "merges.txt", "vocab.json", "generation_config.json", "chat_template.jinja",
+     "tokenizer.model", "model-00001-of-00002.safetensors", "unknown.json", "unknown.bin"],
+)  # fmt: skip
+def test_what_may_shape_tokens_or_weights_changes_the_fingerprint(folder: Path, name: str) -> None:
+    before = _files_digest(str(folder), {})
+    with (folder / name).open("a") as file:
+        file.write(" ")
+    assert _files_digest(str(folder), {}) != before
+
+
+def test_pickled_weights_count_where_there_are_no_others(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"one")
+    before = _files_digest(str(folder), {})
+    (folder / "pytorch_model.bin").write_bytes(b"two")
+    assert _files_digest(str(folder), {}) != before
 
 
 def test_a_model_trained_on_does_not_meet_the_kv_of_what_it_was(folder: Path) -> None:
