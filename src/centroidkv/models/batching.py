@@ -18,6 +18,10 @@ from centroidkv.models.lending import SequenceKV
 
 __all__ = ["Batcher", "Job"]
 
+# One forward per this many prompt tokens: bounds the memory of long prompts.
+PREFILL_TOKENS = 2048
+# While other sequences are open, which wait for the forward to end.
+SHARED_PREFILL_TOKENS = 256
 # New tokens of one forward that several share: others wait for it to end.
 MOST_TOKENS = 512
 # How long to wait for those who were in the last forward, as a part of what it took.
@@ -76,6 +80,11 @@ class Batcher:
     def num_open(self) -> int:
         """How many sequences are open."""
         return len(self._open)
+
+    @property
+    def prefill_tokens(self) -> int:
+        """How many tokens of a prompt may be run in one forward now."""
+        return PREFILL_TOKENS if self.num_open <= 1 else SHARED_PREFILL_TOKENS
 
     @property
     def num_waiting(self) -> int:

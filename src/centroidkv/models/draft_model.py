@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from centroidkv.errors import ModelError
 from centroidkv.models.drafting import Pace
 from centroidkv.types import Drafts, common_prefix
 
@@ -176,8 +177,8 @@ class ModelDrafter:
         begin = time.perf_counter()
         try:
             return self._decoded(answer, num)
-        except RuntimeError as error:
-            # Such as no memory left. Guesses only save time.
+        except (RuntimeError, ModelError) as error:
+            # Such as no memory left, or other weights than it had. Guesses only save time.
             _log.warning("this answer is decoded without the draft model: %s", error)
             self._give_up()
             return ()

@@ -24,6 +24,7 @@ from centroidkv.models.placing import DeviceMap, Quantization, placement
 from centroidkv.models.rendering import TEMPLATE_DATE
 from centroidkv.models.tokens import require_fast
 from centroidkv.models.transformers_model import TransformersModel
+from centroidkv.models.weight_watch import adapter_state
 from centroidkv.models.weights import quantization_of, weights_digest
 
 _SHAPING = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
@@ -80,8 +81,8 @@ def load_model(
     use_shared_kv_heads(model)
     if quantization == "int8":
         use_int8(model)
-    if (Path(folder) / "adapter_config.json").exists():
-        # The adapter's folder does not hold the weights it adapts.
+    if (Path(folder) / "adapter_config.json").exists() or adapter_state(model):
+        # The adapter's files do not hold the weights it adapts.
         return wrap_model(
             model,
             tokenizer,
@@ -130,6 +131,8 @@ def wrap_model(
         json.dumps(vocabulary, sort_keys=True),
         str(tokenizer.chat_template),
     ]
+    if adapters := adapter_state(model):  # the digest has the weights of those not active, too
+        parts.append(adapters)
     digest = fingerprint(*parts, *_runtime(model))
     return TransformersModel(
         model,
@@ -166,10 +169,7 @@ def _files_digest(folder: str, options: dict[str, str]) -> str:
         config = cached_file(folder, "config.json")
         assert config is not None
         root = Path(config).parent
-    if options:
-        files = [root / options["gguf_file"]]
-    else:
-        files = _shaping(root)
+    files = [root / options["gguf_file"]] if options else _shaping(root)
     return folder_digest(files, root=root, memory=user_cache_folder() / "digests.json")
 
 

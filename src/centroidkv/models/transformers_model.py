@@ -27,15 +27,11 @@ from centroidkv.models.rendering import TEMPLATE_DATE, ChatRenderer
 from centroidkv.models.sampling import make_chooser, top_margin
 from centroidkv.models.steps import Steps
 from centroidkv.models.tokens import end_ids, require_fast
+from centroidkv.models.weight_watch import WeightWatch
 from centroidkv.placement import BlendReport, PlacedPassage
 from centroidkv.rotary import Rotary
 from centroidkv.tool_calls import Tool, ToolFormat
 from centroidkv.types import Drafts, FloatArray, KVBlock, Message, Prompt, Token, valid_text
-
-# One forward per this many prompt tokens: bounds the memory of long prompts.
-PREFILL_TOKENS = 2048
-# While other sequences are open, which wait for the forward to end.
-SHARED_PREFILL_TOKENS = 256
 
 __all__ = ["TransformersModel"]
 
@@ -79,6 +75,7 @@ class TransformersModel:
         self.arenas = SharedArenas(ArenaPool(self.shape, budget_bytes=arena_budget_bytes))
         self.batcher = Batcher(self.packing.run_jobs, lambda: self.packing.most)
         self._end_ids = end_ids(model, tokenizer)
+        self.weight_watch = WeightWatch(model)
 
     @property
     def fingerprint(self) -> str:
@@ -162,7 +159,9 @@ class TransformersModel:
 
         Raises:
             ContextTooLong: The model has fewer positions than `capacity`.
+            ModelError: Its weights or active adapters are not those it was opened with.
         """
+        self.weight_watch.require_unchanged()
         if capacity > self.context_tokens:
             raise ContextTooLong(prompt_tokens=capacity, context_tokens=self.context_tokens)
         return _ArenaSequence(self, capacity, Resident.of(namespace, prompt), apart=apart)
@@ -186,11 +185,6 @@ class TransformersModel:
         """Take a sequence's memory back, with what it holds now."""
         self.batcher.leave(kv)
         self.arenas.close(kv, resident)
-
-    @property
-    def prefill_tokens(self) -> int:
-        """How many tokens of a prompt may be run in one forward now."""
-        return PREFILL_TOKENS if self.batcher.num_open <= 1 else SHARED_PREFILL_TOKENS
 
     def forward(
         self, token_ids: Sequence[int], arena: SequenceKV, *, rows: int = 1
@@ -220,6 +214,7 @@ class _ArenaSequence:
         self._capacity = capacity
         self._wanted = wanted
         self._answer: list[int] = []
+        self._watched_tokens = -1
         self._exact_tokens = capacity  # behind these, KV is what a blend made of it
         self._arena: SequenceKV | None = owner.open_kv(capacity, wanted, apart=apart)
         self._steps: Steps | None = None
@@ -247,7 +242,7 @@ class _ArenaSequence:
 
     def prefill(self, token_ids: Sequence[int], drafts: Drafts | None = None) -> None:
         self._arenas.working(self._open)
-        while len(token_ids) > (most := self._owner.prefill_tokens):
+        while len(token_ids) > (most := self._owner.batcher.prefill_tokens):
             self._owner.forward(token_ids[:most], self._open)
             token_ids = token_ids[most:]
             self._arenas.ready(self._open)
@@ -328,6 +323,9 @@ class _ArenaSequence:
 
     def snapshot(self, start: int, stop: int) -> KVBlock:
         assert stop <= self._exact_tokens, "blended KV is not to be kept as that of its tokens"
+        if self._watched_tokens != self.num_tokens:  # it computed since
+            self._owner.weight_watch.require_unchanged()
+            self._watched_tokens = self.num_tokens
         return self._open.snapshot(start, stop)
 
     def truncate(self, num_tokens: int) -> None:
@@ -343,7 +341,7 @@ class _ArenaSequence:
 
     def _resident(self, num_tokens: int) -> Resident:
         """Name what the arena holds now: as much of prompt and answer as has KV."""
-        if not self._wanted.namespace:
+        if not self._wanted.namespace or self._owner.weight_watch.change():
             return NOBODY
         held = np.concatenate([self._wanted.token_ids, np.asarray(self._answer, np.int64)])
         return Resident(self._wanted.namespace, held[: min(num_tokens, self._exact_tokens)])
