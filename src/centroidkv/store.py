@@ -135,8 +135,8 @@ class Store:
         if not (folder / MARKER).exists():
             if not create or config.read_only:
                 raise StoreNotFound(
-                    f"there is no store at {folder}; make one with: "
-                    f"centroidkv build --questions q.csv --passages p.jsonl --store {folder}"
+                    f"there is no store at {path}; make one with: "
+                    f"centroidkv build --questions q.csv --passages p.jsonl --store {path}"
                 )
             create_store(folder, config.encryption_key_bytes)
         require_no_links(folder, apart_from=LINKS_ASIDE)
