@@ -98,10 +98,13 @@ class Checked:
             db.execute(f"INSERT OR REPLACE INTO {name} {rows}")
         for trigger in self._triggers(name):
             db.execute(f"CREATE TEMP TRIGGER {self.table}_{trigger}")
-        sound = f"JOIN main.{name} AS c USING ({key})"
+        # The digests' columns have no type, and against a typed one their index is of no use: `+`
+        # takes the type away. `CROSS JOIN` keeps the order, a digest for each row.
+        same = " AND ".join(f"c.{k} = +{self.table}.{k}" for k in self._key)
         db.execute(
             f"CREATE TEMP VIEW {self.sound} AS SELECT {self.table}.* FROM main.{self.table}"
-            f" {sound} WHERE c.digest = row_digest({self._values(self.table)})"
+            f" CROSS JOIN main.{name} AS c ON {same}"
+            f" WHERE c.digest = row_digest({self._values(self.table)})"
         )
 
     def _triggers(self, name: str) -> list[str]:

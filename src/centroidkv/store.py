@@ -156,7 +156,7 @@ class Store:
         return ServedCentroids(
             self.config.chroma,
             count,
-            store=store_id(self.path),
+            store=store_id(self.path, may_write=not self.read_only),
             with_texts=not self.vault.is_sealed,
         )
 

@@ -130,7 +130,7 @@ def open_vault(folder: Path, key: bytes | None) -> Vault:
     return SealedVault(_opened(folder, values, key))
 
 
-def store_id(folder: Path) -> str:
+def store_id(folder: Path, *, may_write: bool = True) -> str:
     """Return what tells a store from others that share a server with it: 32 hexadecimal digits.
 
     A marker without one, of an earlier version or a damaged one, gets a new one. "" where that
@@ -138,7 +138,7 @@ def store_id(folder: Path) -> str:
     """
     with contextlib.suppress(OSError):
         found = _id_of(_read(folder))
-        if found:
+        if found or not may_write:
             return found
         with _alone(folder):
             values = _read(folder)

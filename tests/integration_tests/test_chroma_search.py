@@ -121,3 +121,24 @@ def test_erasing_a_plan_beside_writes_to_another_one_leaves_the_file_sound(tmp_p
     index.close()
     with contextlib.closing(sqlite3.connect(tmp_path / "chroma/chroma.sqlite3")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_erasing_a_plan_beside_another_one_leaves_none_of_its_centroids(tmp_path: Path) -> None:
+    folder = tmp_path / "chroma"
+    chroma = EmbeddedChroma(folder, quarantine=tmp_path / "quarantine")
+    vectors = clumps(1500, seed=5)
+    gone = Plan("e" * 64, 1, identity(), plan_of(vectors).clusters)
+    index = chroma.open(plan_of(clumps(20, seed=6)))
+    chroma.open(gone).close()
+
+    def is_held() -> bool:
+        files = [f for f in folder.rglob("*") if f.is_file()]
+        rows = [v.astype(np.float32).tobytes() for v in vectors[:50]]
+        return any(row in raw for raw in (f.read_bytes() for f in files) for row in rows)
+
+    assert is_held()
+    chroma.erase(gone.namespace)
+    assert not is_held()
+    index.close()
+    assert not is_held()
+    assert len([path for path in folder.iterdir() if path.is_dir()]) <= 1

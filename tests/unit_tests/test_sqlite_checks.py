@@ -1,10 +1,12 @@
 """Rows of texts: what was written is read, and what was changed on the disk is not."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from centroidkv import Engine
 from centroidkv.sqlite_checks import Checked
 from centroidkv.sqlite_files import (
     PAGE_CACHE_KIB,
@@ -126,3 +128,20 @@ def test_opening_a_damaged_file_to_read_raises_and_leaves_no_handle(tmp_path: Pa
     with pytest.raises(sqlite3.DatabaseError):
         open_to_read(path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("table", ["seen", "answers"])
+def test_a_row_is_looked_up_with_its_digest_by_an_index(
+    open_engine: Callable[..., Engine], table: str
+) -> None:
+    engine = open_engine()
+    if table == "seen":
+        history = engine._learner.history
+        assert history is not None
+        db = history._db
+    else:
+        db = engine.answers._connected()
+    plan = db.execute(
+        f"EXPLAIN QUERY PLAN SELECT * FROM sound_{table} WHERE namespace = 'n' ORDER BY number"
+    ).fetchall()
+    assert not [step for *_, step in plan if step.startswith("SCAN c")], plan

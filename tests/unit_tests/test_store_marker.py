@@ -42,3 +42,10 @@ def test_a_marker_that_cannot_be_written_has_none(
 
     monkeypatch.setattr("centroidkv.store_marker.write_atomic", refused)
     assert store_id(tmp_path) == ""
+
+
+def test_of_a_store_that_is_only_read_the_marker_stays_as_it_is(tmp_path: Path) -> None:
+    create_store(tmp_path, None)
+    (tmp_path / "store.json").write_text('{"format": 1}')
+    assert store_id(tmp_path, may_write=False) == ""
+    assert (tmp_path / "store.json").read_text() == '{"format": 1}'

@@ -7,6 +7,7 @@ are readable by the owner only and go first of all when nothing is left to do.
 import contextlib
 import json
 import logging
+import math
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,16 +44,16 @@ class ForgetLog:
         self._vault = vault
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, longest_s: float = math.inf) -> Iterator[None]:
         """Let one process forget at a time; clear away what was killed while it was written.
 
         Raises:
-            StoreError: The lock cannot be had.
+            StoreError: The lock cannot be had, or not within `longest_s`.
         """
         lock = StoreLock(self._folder / "lock", mode=0o600)
         try:
             make_folder(self._folder)
-            lock.acquire()
+            lock.acquire(timeout=-1 if longest_s == math.inf else max(0.0, longest_s))
         except OSError as error:
             raise StoreError(f"cannot lock {self._folder}: {error}") from error
         try:

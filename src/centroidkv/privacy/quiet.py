@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from centroidkv.errors import CentroidKVError
+from centroidkv.errors import CentroidKVError, StoreError
 from centroidkv.kv.blocks import namespace_id
 from centroidkv.kv.holdings import Holdings
 from centroidkv.kv.owners import all_owners, noted_ttls, oldest_blocks
@@ -112,7 +112,13 @@ class QuietTenants:
         while self._waiting:
             owner, before_s = self._waiting.pop()
             privacy, wanted = self._privacy_of(owner, self._log), Wanted(before_s=before_s)
-            with ForgetLog(self._store.path, self._store.vault).alone():
+            with contextlib.ExitStack() as held:
+                forgetting = ForgetLog(self._store.path, self._store.vault)
+                try:
+                    held.enter_context(forgetting.alone(until_s - time.monotonic()))
+                except StoreError:
+                    self._waiting.append((owner, before_s))
+                    raise
                 found = privacy.expire(wanted, rewrites=False)
             self._owes_rewriting = found or self._owes_rewriting
             if time.monotonic() >= until_s:

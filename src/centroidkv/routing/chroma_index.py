@@ -13,6 +13,7 @@ routes from the plan in memory.
 import contextlib
 import json
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from centroidkv.routing.chroma_collections import (
 from centroidkv.routing.exclusion import Exclusion
 from centroidkv.routing.index_folder import (
     digest_of,
+    drop_strays,
     erase_folder,
     prepare_folder,
     scrub_file,
@@ -269,6 +271,7 @@ class EmbeddedChroma:
             with self._calls.alone():
                 erase_collections(self._client, namespace, OF_THE_FOLDER)
                 scrub_file(self._folder / "chroma.sqlite3")
+                drop_strays(self._folder)
 
     @contextlib.contextmanager
     def _calling(self) -> Iterator[None]:
@@ -305,6 +308,8 @@ class EmbeddedChroma:
             client, self._client = self._client, None
             try:
                 client.close()
+                with contextlib.suppress(sqlite3.Error, OSError):
+                    drop_strays(self._folder)
                 zero_unused(self._folder)
                 shield(self._folder)
                 if self._is_sound:

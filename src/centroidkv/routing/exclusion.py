@@ -46,6 +46,7 @@ class Exclusion:
                 self._changed.wait_for(lambda: not (self._num_together or self._is_alone))
             except BaseException:
                 self._num_alone -= 1
+                self._changed.notify_all()
                 raise
             self._is_alone = True
         try:

@@ -140,6 +140,18 @@ def erase_folder(folder: Path) -> None:
         raise IndexUnavailable(f"{folder} cannot be locked or deleted: {error}") from error
 
 
+def drop_strays(folder: Path) -> None:
+    """Delete what deleted collections leave: Chroma unlinks no index folder of theirs."""
+    db = sqlite3.connect(folder / "chroma.sqlite3", timeout=WAIT_S)
+    try:
+        known = {str(name) for (name,) in db.execute("SELECT id FROM segments")}
+    finally:
+        db.close()
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and path.name not in known:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def scrub_file(path: Path) -> None:
     """Rewrite the file of an open index without what was deleted.
 

@@ -5,6 +5,7 @@ a thread tries it behind the requests, which meanwhile cost nothing. What change
 put there at the return. Knows no server's protocol, and not what requests do without an index.
 """
 
+import contextlib
 import http.client
 import logging
 import random
@@ -97,7 +98,14 @@ class IndexServer:
     def _reopen(self, served: "ServedIndex") -> None:
         # Asked first: the cheapest way to know that nothing is there.
         require_answer(self._address)
-        served.use(self._connect(served.plan))
+        index = self._connect(served.plan)
+        try:
+            served.use(index)
+        except BaseException:
+            if not served.has(index):
+                with contextlib.suppress(IndexUnavailable):
+                    index.close()
+            raise
 
     def ask(self, job: Callable[[], T]) -> T:
         """Ask the server, unless it is left alone.
@@ -171,6 +179,8 @@ class IndexServer:
                 self.breaker.failed()
                 continue
             with self._lock:
+                if any(one not in served for one in self._served):
+                    continue  # opened meanwhile, and left to this thread
                 self._reviver = None
                 self.breaker.succeeded()
             self._count("index_returns")
@@ -230,6 +240,10 @@ class ServedIndex:
             old.close()
         if is_late:
             index.close()
+
+    def has(self, index: CentroidIndex) -> bool:
+        """Tell whether an index was taken."""
+        return self._index is index
 
     def _opened(self) -> CentroidIndex:
         index = self._index

@@ -31,6 +31,9 @@ from centroidkv.versions.in_force import Versions
 
 _log = logging.getLogger("centroidkv")
 
+# What a prompt that waits to be learnt from takes for each token, besides KV: ids, offsets, text.
+TOKEN_BYTES = 80
+
 __all__ = ["Learner"]
 
 
@@ -123,7 +126,7 @@ class Learner:
         if self.keeps(usage.outcome, answered.is_conversation) and len(kept) > given:
             pieces = self.cut(kept, sequence, start=given)
             self.store.blocks.keep(pieces)
-        size = sum(p.block.num_bytes for p in pieces)
+        size = sum(p.block.num_bytes for p in pieces) + TOKEN_BYTES * len(answered.prompt)
         queued = self.store.writer.submit(lambda: self._later(answered, pieces), num_bytes=size)
         if not queued:
             return max(0, answered.handed_on - stored)

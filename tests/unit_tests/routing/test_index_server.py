@@ -9,7 +9,7 @@ import pytest
 from test_router import WatchedIndex, make_plan
 
 from centroidkv.errors import IndexUnavailable
-from centroidkv.routing.index_server import IndexServer
+from centroidkv.routing.index_server import IndexServer, ServedIndex
 from centroidkv.routing.plan import Plan
 from centroidkv.server_address import address_of
 
@@ -125,4 +125,49 @@ def test_a_server_that_is_not_there_is_told_of_with_its_port(
     server.open(make_plan())
     assert "http://127.0.0.1:9: ConnectionRefusedError" in caplog.text
     assert "hunter2" not in caplog.text
+    server.close()
+
+
+def test_an_index_that_cannot_be_taken_is_closed(url: str) -> None:
+    class Refused(Notes):
+        num_closed = 0
+
+        def annotate(self, cluster: int, prefixes: Mapping[str, str]) -> None:
+            raise IndexUnavailable("HTTP 403 Forbidden")
+
+        def close(self) -> None:
+            self.num_closed += 1
+
+    made: list[Refused] = []
+
+    def connect(plan: Plan) -> WatchedIndex:
+        made.append(Refused(plan))
+        return made[-1]
+
+    server = IndexServer(address_of(url), connect, lambda counter: None)
+    served = server.open(make_plan())
+    with pytest.raises(IndexUnavailable):
+        served.annotate(0, {"head": "block"})
+    assert until(lambda: len(made) > 3)
+    server.close()
+    assert [index.num_closed for index in made[1:]] == [1] * (len(made) - 1)
+
+
+def test_a_plan_that_is_opened_while_the_server_returns_is_put_there(url: str) -> None:
+    is_there, comes = threading.Event(), threading.Event()
+    opened: list[ServedIndex] = []
+
+    def connect(plan: Plan) -> WatchedIndex:
+        if not is_there.is_set():
+            raise IndexUnavailable("not yet")
+        if not comes.is_set():
+            comes.set()
+            opened.append(server.open(make_plan()))  # between two looks at what is served
+        return Notes(plan)
+
+    server = IndexServer(address_of(url), connect, lambda counter: None)
+    server.open(make_plan())
+    is_there.set()
+    assert until(lambda: server.breaker.state == "closed")
+    assert opened[0].nearest(make_plan().reduced()[2]) == 2
     server.close()
