@@ -22,10 +22,10 @@ __all__ = [
     "is_forbidden",
     "json_lines",
     "make_folder",
-    "owner_of",
     "read_text",
     "set_aside",
     "user_cache_folder",
+    "user_of",
     "write_atomic",
 ]
 
@@ -106,7 +106,7 @@ def set_aside(path: Path, quarantine: Path, *, most: int = MOST_ALIKE) -> None:
     if not damaged:
         return
     if is_forbidden(path):
-        raise PermissionError(errno.EACCES, f"belongs to {owner_of(path)}", str(path))
+        raise PermissionError(errno.EACCES, f"belongs to {user_of(path)}", str(path))
     make_folder(quarantine)
     if quarantine.is_symlink():
         raise OSError(0, "a link, to which nothing is moved", str(quarantine))
@@ -126,7 +126,7 @@ def _place(first: Path, most: int) -> Path:
 
 def forbidden(path: Path) -> CacheForbidden:
     """Return the error that says whose a file is that this user may not read."""
-    return CacheForbidden(path, owner_of(path))
+    return CacheForbidden(path, user_of(path))
 
 
 def is_forbidden(path: Path) -> bool:
@@ -155,12 +155,12 @@ def make_folder(folder: Path) -> None:
         hand_over(folder)
 
 
-def owner_of(path: Path) -> str:
+def user_of(path: Path) -> str:
     """Name the user whose a file is, or the nearest folder above it that can be looked at."""
     try:
         found = path.lstat().st_uid
     except OSError:
-        return owner_of(path.parent) if path.parent != path else "somebody else"
+        return user_of(path.parent) if path.parent != path else "somebody else"
     try:
         return path.owner()
     except (KeyError, OSError, NotImplementedError):

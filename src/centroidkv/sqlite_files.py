@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from centroidkv.files import hand_over, owner_of, set_aside
+from centroidkv.files import hand_over, set_aside, user_of
 from centroidkv.sqlite_checks import Checked, is_damage, read_any_text, require_sound, teach_digest
 
 _log = logging.getLogger("centroidkv")
@@ -139,7 +139,7 @@ def _shield(path: Path) -> None:
 def _require_access(path: Path) -> None:
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         error = sqlite3.OperationalError(
-            f"{path} may not be read and written by this user: it belongs to {owner_of(path)}; it "
+            f"{path} may not be read and written by this user: it belongs to {user_of(path)}; it "
             "is left as it is. Give it to the user of the store's folder with chown"
         )
         error.sqlite_errorcode = sqlite3.SQLITE_PERM  # else it would count as damaged

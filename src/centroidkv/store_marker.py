@@ -15,7 +15,7 @@ from pathlib import Path
 
 from centroidkv.bounds import plain_json, read_bounded
 from centroidkv.errors import CacheError, StoreError, StoreNotFound
-from centroidkv.files import UNFINISHED, hand_over, owner_of, write_atomic
+from centroidkv.files import UNFINISHED, hand_over, user_of, write_atomic
 from centroidkv.links import LOST_AND_FOUND, require_no_links
 from centroidkv.locks import StoreLock
 from centroidkv.sealing import Sealer, is_sealed
@@ -79,7 +79,7 @@ def _keep_private(folder: Path, *, may_fail: bool) -> None:
                 "%s belongs to %s and keeps its mode %04o: others may list it, and who may write "
                 "there can replace files; the files themselves are this user's alone",
                 folder,
-                owner_of(folder),
+                user_of(folder),
                 mode,
             )
 

@@ -110,7 +110,12 @@ def address(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     program = Path(bank.__file__).with_name("web.py")
     with (folder / "out.log").open("w") as out:
         running = subprocess.Popen(
-            [sys.executable, str(program), *map(str, options)], stdout=out, stderr=out, env=env
+            [sys.executable, str(program), *map(str, options)],
+            stdout=out,
+            stderr=out,
+            env=env,
+            # Tests that a shell runs in the background ignore Ctrl-C; their program must not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             wait_until_open(running, folder / "out.log")

@@ -82,8 +82,9 @@ class RecordRing:
         with self._lock:
             entries = list(self._entries)[::-1]
         asked = _asking(entries, text, question)
-        text = f"{text}\0{question}"  # told, so that it need not stand there
-        chosen = next((e for e in asked if e.is_shown_in(text) and e.is_asked_in(text)), None)
+        is_told = bool(question)  # and then it need not stand there
+        shown_too = (e for e in asked if e.is_shown_in(text))
+        chosen = next((e for e in shown_too if is_told or e.is_asked_in(text)), None)
         if chosen is not None:
             return self._taken(chosen)
         shown = [e for e in entries if e.is_shown_in(text)]

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from centroidkv import Engine
 from centroidkv.langchain import CentroidKVLLM, ChatCentroidKV
-from small_parts import HashEmbedder, make_llama, make_tokenizer
+from own_engine_parts import opened
+from small_parts import make_llama, make_tokenizer
+
+__all__ = ["opened"]
 
 KINDS = [CentroidKVLLM, ChatCentroidKV]
 LONGEST = ConfigurableField(id="longest")
@@ -30,30 +33,14 @@ def model_folder(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def opened(monkeypatch) -> list[Engine]:
-    """Count engines; those that are opened embed by hashes."""
-    engines: list[Engine] = []
-    opening = Engine.open
-
-    def noted(path: Any, **options: Any) -> Engine:
-        engines.append(opening(path, **{**options, "embedder": HashEmbedder()}))
-        return engines[-1]
-
-    monkeypatch.setattr(Engine, "open", noted)
-    return engines
-
-
-@pytest.fixture
-def own(tmp_path: Path, model_folder: str, opened: list[Engine]) -> Iterator[Own]:
+def own(tmp_path: Path, model_folder: str, opened: list[Engine]) -> Own:
     """Make models that open an engine of their own."""
 
     def make(kind: type, **options: Any) -> Any:
         settings = {"model": model_folder, "store": str(tmp_path / "store"), "max_tokens": 12}
         return kind(**{**settings, **options})
 
-    yield make
-    for engine in opened:
-        engine.close()
+    return make
 
 
 def length(answer: Any) -> int:

@@ -1,8 +1,6 @@
 """Models that opened an engine for themselves, copied and handed on within LlamaIndex."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from llama_index.core import Settings
@@ -10,23 +8,10 @@ from llama_index.core.bridge.pydantic import BaseModel
 
 from centroidkv import Engine
 from centroidkv.llama_index import CentroidKVLLM
-from small_parts import HashEmbedder, make_llama, make_tokenizer
+from own_engine_parts import opened
+from small_parts import make_llama, make_tokenizer
 
-
-@pytest.fixture
-def opened(monkeypatch) -> Iterator[list[Engine]]:
-    """Count engines; those that are opened embed by hashes."""
-    engines: list[Engine] = []
-    opening = Engine.open
-
-    def noted(path: Any, **options: Any) -> Engine:
-        engines.append(opening(path, **{**options, "embedder": HashEmbedder()}))
-        return engines[-1]
-
-    monkeypatch.setattr(Engine, "open", noted)
-    yield engines
-    for engine in engines:
-        engine.close()
+__all__ = ["opened"]
 
 
 @pytest.fixture
