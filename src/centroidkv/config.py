@@ -57,6 +57,9 @@ class EngineConfig(Settings):
     passage found first once more behind all others, next to the question. `keep_versions` is how
     many plan versions are kept besides those that serve.
 
+    So many questions that no cluster admits as `near_misses` says found a new one, when they lie
+    within `online_radius`, until the plan has `max_clusters`; a refit makes fewer of them.
+
     `max_running` requests are computed at the same time, in shared forwards; up to `max_waiting`
     more wait for them to end, and one beyond these is refused with `QueueFull`. With
     `max_running=1` requests take turns, and each holds its prefix for itself.
@@ -104,6 +107,7 @@ class EngineConfig(Settings):
     template_date: str = "2025-01-01"
     max_records: int = 256
     near_misses: int = 3
+    max_clusters: int = 2000
     online_radius: float = 0.75
     fit_after: int = 200
     max_pins: int = 8
@@ -147,7 +151,8 @@ class EngineConfig(Settings):
             require(
                 is_count(value, 0), f"{name} must be a number of bytes (0 or more), not {value!r}"
             )
-        for name in ("max_records", "near_misses", "fit_after", "max_pins", "keep_versions"):
+        counts = ("max_records", "near_misses", "max_clusters", "fit_after", "max_pins")
+        for name in (*counts, "keep_versions"):
             value = getattr(self, name)
             require(
                 is_count(value, 1), f"{name} must be a whole number of at least 1, not {value!r}"

@@ -53,10 +53,13 @@ class Tenants(Generic[E]):
             return [engine for engine in self._engines.values() if not engine.is_closed]
 
     def close(self, engine: E) -> None:
-        """Close all others when the one that opened the store closes."""
-        if engine is self._opener:
-            with self._lock:
-                self._is_closed = True
-            # None is made from here on.
-            for other in self._engines.values():
-                other.close()
+        """Let go of an engine that closes; close all others with the one that opened the store."""
+        with self._lock:
+            self._engines = {name: e for name, e in self._engines.items() if e is not engine}
+            if engine is not self._opener:
+                return
+            self._is_closed = True
+            others = list(self._engines.values())
+        # None is made from here on.
+        for other in others:
+            other.close()

@@ -76,11 +76,11 @@ class Load:
         self.random = random.Random(seed)
         self._cold: dict[bytes, tuple[tuple[int, ...], tuple[float, ...]]] = {}
 
-    def build(self) -> None:
-        """Make the plan of all families."""
+    def build(self, num_clusters: int = NUM_FAMILIES) -> None:
+        """Make the plan of all families; with another number of clusters it is another version."""
         asked = [q for family in range(NUM_FAMILIES) for q in questions_of(family)]
         self.engine.build(
-            questions=asked, retriever=search, num_clusters=NUM_FAMILIES, max_pins=2, pca_dim=16
+            questions=asked, retriever=search, num_clusters=num_clusters, max_pins=2, pca_dim=16
         )
 
     def question(self) -> str:

@@ -27,7 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from bank_load import Load, open_engine
+from bank_load import NUM_FAMILIES, Load, open_engine
 from chroma_process import ChromaProcess
 from told import broken, told
 
@@ -111,13 +111,21 @@ def drive(client: Client, stop: threading.Event, errors: list[str]) -> None:
 
 
 def look(engine: Engine) -> dict[str, float]:
-    """Return what the process holds now; `queued` are the bytes that wait to be written."""
+    """Return what the process holds now.
+
+    `in_use` and `free` are bytes of glibc's heap, `objects` the pieces of Python's own, `queued`
+    the bytes that wait to be written, in so many `jobs`.
+    """
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
+    heap = heap_state()
     return {
         "rss": pages * PAGE_BYTES,
-        "in_use": heap_in_use(),
+        "in_use": heap.uordblks + heap.hblkhd,
+        "free": heap.fordblks,
+        "objects": sys.getallocatedblocks(),
         "queued": engine.store.writer.waiting_bytes,
+        "jobs": engine.store.writer.num_waiting,
         "handles": len(list(Path("/proc/self/fd").iterdir())),
         "threads": threading.active_count(),
     }
@@ -133,12 +141,12 @@ class MallInfo(ctypes.Structure):
     ]  # fmt: skip
 
 
-def heap_in_use() -> int:
-    """Return the bytes of glibc's main heap, and of mappings, that were not given back to it."""
+def heap_state() -> MallInfo:
+    """Return what is in use and free of glibc's main heap, and in mappings."""
     ask = ctypes.CDLL(None).mallinfo2
     ask.restype = MallInfo
-    found = ask()
-    return int(found.uordblks + found.hblkhd)
+    found: MallInfo = ask()
+    return found
 
 
 def upkeep(engine: Engine, number: int) -> None:
@@ -154,7 +162,7 @@ def upkeep(engine: Engine, number: int) -> None:
         for pinned in engine.pins.all():
             engine.pins.remove(pinned.cluster)
     if number % 10 == 5:
-        Load(engine, number).build()
+        Load(engine, number).build(NUM_FAMILIES - number // 10 % 3)
 
 
 def run(folder: Path, seconds: float) -> dict[str, Any]:
@@ -212,7 +220,7 @@ def grown(looks: list[dict[str, float]]) -> dict[str, Any]:
     tenth = max(1, len(looks) // 10)
     early, late = looks[tenth : 2 * tenth] or looks[:1], looks[-tenth:]
     found: dict[str, Any] = {"looks": len(looks)}
-    for name in ("rss", "in_use", "queued", "handles", "threads"):
+    for name in looks[0]:
         before = statistics.median(x[name] for x in early)
         found[f"{name}_before"] = before
         found[f"{name}_after"] = statistics.median(x[name] for x in late)

@@ -96,9 +96,11 @@ class AnswerStore:
 
     def get(self, answer_id: str) -> Answer | None:
         """Return the answer kept under an id."""
-        query = "SELECT question, answer FROM sound_answers WHERE namespace = ? AND id = ?"
+        columns = "question, answer, embedding"
+        query = f"SELECT {columns} FROM sound_answers WHERE namespace = ? AND id = ?"
         row = self._run(lambda db: db.execute(query, (self.namespace, answer_id)).fetchone())
-        return self._answer(answer_id, *row) if row else None
+        found = self._answer(answer_id, *row[:2]) if row else None
+        return replace(found, vector=self._vector(row[2])) if found else None
 
     # What cannot be read counts as not there.
 

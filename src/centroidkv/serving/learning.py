@@ -305,6 +305,9 @@ class Learner:
         )
         if cluster is None:
             return
+        if plan is not None and len(plan.clusters) >= config.max_clusters:
+            self._count(["clusters_full"])
+            return
         self.history.place([s.question for s in waiting if s.question in cluster.members])
         known = {**self.history.passages(cluster.pins), **passages}
         pinned = {p: known[p] for p in cluster.pins if p in known}

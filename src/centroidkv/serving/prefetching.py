@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from centroidkv.error_kinds import kind_of
@@ -14,16 +15,29 @@ __all__ = ["Prefetcher"]
 
 
 class Prefetcher:
-    """One thread that brings clusters' blocks into the memory tier."""
+    """One thread that brings clusters' blocks into the memory tier.
+
+    A cluster waits once, so no more wait than there are clusters in plans.
+    """
 
     def __init__(self, blocks: TieredBlocks) -> None:
         self._blocks = blocks
+        self._lock = threading.Lock()
+        self._waiting: set[tuple[str, str, int]] = set()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="centroidkv-prefetch")
 
     def begin(self, namespace: str, plan_id: str, cluster: int) -> None:
         """Start loading what a cluster has in a KV namespace, under any head."""
-        with contextlib.suppress(RuntimeError):  # closed meanwhile
-            self._threads.submit(self.load, namespace, plan_id, cluster)
+        wanted = (namespace, plan_id, cluster)
+        with self._lock, contextlib.suppress(RuntimeError):  # closed meanwhile
+            if wanted not in self._waiting:
+                self._threads.submit(self._load_next, wanted)
+                self._waiting.add(wanted)
+
+    def _load_next(self, wanted: tuple[str, str, int]) -> None:
+        with self._lock:
+            self._waiting.remove(wanted)
+        self.load(*wanted)
 
     def load(self, namespace: str, plan_id: str, cluster: int) -> None:
         """Load what a cluster has in a KV namespace, under any head, before returning."""

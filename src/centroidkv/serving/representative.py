@@ -8,7 +8,7 @@ looked up: a representative's KV is that of its own prompt, stored under its own
 import json
 import logging
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ class Carried:
 class StandIn:
     """What a cluster's representative left: its question, its prompt's tokens and its answer.
 
-    `passages` are the texts in that prompt, as far as they are known.
+    `passages` are the texts in that prompt, as far as they are known; `vector` is the question's,
+    [dim], of one that was found.
     """
 
     question: str
@@ -51,6 +52,7 @@ class StandIn:
     answer_ids: tuple[int, ...]
     finish_reason: str
     passages: tuple[str, ...] = ()
+    vector: FloatArray | None = field(default=None, repr=False, compare=False)
 
 
 class Representatives:
@@ -68,7 +70,6 @@ class Representatives:
         self._answers: AnswerStore | None = None
         self.num_kept = 0
         self.calibration: Calibration | None = None
-        self._vectors: dict[str, FloatArray] = {}  # of representatives: one a cluster
 
     def route(self, question: str, record: Record | None) -> Route:
         """Return the route noted by a retriever wrapper, or route the question (steps 1 to 3).
@@ -91,7 +92,7 @@ class Representatives:
         except StoreError as error:
             _log.warning("the request goes on without a representative: %s", error)
             return None
-        return _from_text(found.answer) if found is not None else None
+        return replace(_from_text(found.answer), vector=found.vector) if found else None
 
     def keep(self, route: Route, key: str, stand_in: StandIn) -> bool:
         """Let a question stand for its cluster (step 5c: `M[j*] <- KV`)."""
@@ -101,7 +102,7 @@ class Representatives:
         answer = Answer(
             self._id(plan, route.cluster.id, key),
             stand_in.question,
-            json.dumps(asdict(stand_in), ensure_ascii=False),
+            _to_text(stand_in),
             0.0,
         )
         vector = np.asarray(route.embedding, np.float32)
@@ -121,13 +122,13 @@ class Representatives:
         """
         if self.calibration is None:
             raise NotCalibrated(max_error)
-        if stand_in.question not in self._vectors:
-            self._vectors[stand_in.question] = self._router.embedder.embed([stand_in.question])[0]
+        if stand_in.vector is None:
+            return False  # what cannot be compared
         decision = self.calibration.decide(
             question,
             stand_in.question,
             route.embedding,
-            self._vectors[stand_in.question],
+            stand_in.vector,
             max_error=max_error,
         )
         return decision.serve
@@ -180,6 +181,12 @@ class Representatives:
 
     def _id(self, plan_id: str, cluster: int, key: str) -> str:
         return f"{plan_id}/{cluster}/{key}"
+
+
+def _to_text(stand_in: StandIn) -> str:
+    row = asdict(replace(stand_in, vector=None))
+    del row["vector"]  # has a column of its own
+    return json.dumps(row, ensure_ascii=False)
 
 
 def _from_text(text: str) -> StandIn:

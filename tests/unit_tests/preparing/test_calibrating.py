@@ -44,6 +44,18 @@ def test_a_calibrated_bound_serves_paraphrases_and_refuses_opposites(bounded: En
     assert refused.token_ids == exact.token_ids
 
 
+def test_a_representative_is_compared_by_the_vector_that_is_stored_with_it(
+    bounded: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounded.calibrate(labelled())
+    bounded.generate("please block lost card", max_tokens=4)
+    embedder, embedded = bounded.router.embedder, list[str]()
+    embed = embedder.embed
+    monkeypatch.setattr(embedder, "embed", lambda texts: (embedded.extend(texts), embed(texts))[1])
+    assert bounded.generate("block lost card today", max_tokens=4).usage.approximate
+    assert set(embedded) == {"block lost card today"}
+
+
 def test_a_calibration_outlives_the_engine_and_belongs_to_its_embedder(
     bounded: Engine, open_engine: Callable[..., Engine]
 ) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import contextlib
+import gc
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -50,6 +52,17 @@ def test_a_tenant_finds_its_own_kv_and_no_other_finds_it(engine: Engine) -> None
         foreign = other.generate(TEXT, max_tokens=4)
         assert foreign.usage.reused_tokens == 0
         assert foreign.token_ids == again.token_ids == first.token_ids
+
+
+def test_nothing_holds_the_engine_of_a_tenant_that_was_closed(engine: Engine) -> None:
+    tenant = engine.for_tenant("acme")
+    tenant.generate(TEXT, max_tokens=2)
+    tenant.close()
+    gone = weakref.ref(tenant)
+    del tenant
+    gc.collect()
+    assert gone() is None
+    assert engine.for_tenant("acme").generate(TEXT, max_tokens=2).usage.reused_tokens > 100
 
 
 def test_a_tenant_is_the_same_as_one_opened_by_name(
