@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests run in as many processes as there are cores; those of one file stay together, and files come
 # in their order: the long ones with a model first, so that no core waits for one at the end.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-.PHONY: help demo demo-full chat test unit conformance lint format bench profile experiments stress audit
+.PHONY: help demo demo-full chat test unit engines conformance lint format bench profile experiments stress audit
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,10 +31,14 @@ chat: $(READY)  ## open the financial chatbot in the browser
 	$(PY) examples/financial_chatbot/web.py
 
 test: $(READY)  ## run every test
-	$(PY) -m pytest $(SIDE_BY_SIDE) tests
+	$(PY) -m pytest $(SIDE_BY_SIDE) tests/conformance tests/integration_tests tests/engine_tests \
+		tests/unit_tests
 
-unit: $(READY)  ## run the unit tests alone (some three minutes, no model)
+unit: $(READY)  ## test the parts alone (a minute, no model)
 	$(PY) -m pytest $(SIDE_BY_SIDE) tests/unit_tests
+
+engines: $(READY)  ## test whole engines over random models (some minutes, no model)
+	$(PY) -m pytest $(SIDE_BY_SIDE) tests/engine_tests
 
 conformance: $(READY)  ## run langchain-core's own cache tests, from its source distribution
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from centroidkv import Engine
@@ -25,6 +26,15 @@ with contextlib.suppress(ImportError):
     import vcr  # noqa: F401
 
 __all__ = ["HashEmbedder", "make_block", "make_llama", "make_tokenizer"]
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: faster for tiny models, and leaves the machine to others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

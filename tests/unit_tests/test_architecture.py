@@ -180,3 +180,13 @@ def test_what_a_store_holds_is_written_and_read_with_its_vault() -> None:
             if (name in TAKES_VAULT or is_kept) and "vault" not in given:
                 without.append(f"{path.name}:{node.lineno} {called}")
     assert without == []
+
+
+def test_unit_tests_open_no_engine() -> None:
+    opening = re.compile(r"\bEngine\.open|\bdef test\w*\([^)]*\b(open_engine|engine|built)\b")
+    opened = [
+        path.name
+        for path in sorted(Path(__file__).parent.rglob("test_*.py"))
+        if path != Path(__file__) and opening.search(path.read_text("utf-8"))
+    ]
+    assert opened == [], "these belong in tests/engine_tests"

@@ -8,7 +8,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,13 +62,16 @@ __all__ = ["ASKED", "Answer", "AnswerStore"]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A kept answer. `distance` is that of its question to the one asked; 0 for the same prompt."""
+    """A kept answer. `distance` is that of its question to the one asked; 0 for the same prompt.
+
+    `vector` is the question's, [dim], of one that was found.
+    """
 
     id: str
     question: str
     answer: str
     distance: float
-    vector: FloatArray | None = None
+    vector: FloatArray | None = field(default=None, repr=False, compare=False)
 
 
 class AnswerStore:

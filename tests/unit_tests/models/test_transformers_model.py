@@ -3,7 +3,7 @@
 The models are random and small, one for each way of telling positions: rotary, learned, alibi.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -91,15 +91,6 @@ def configs() -> dict[str, PretrainedConfig]:
             rope_scaling={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4},
         ),
     }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for one another cost a hundred times what these models do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def wrap(kind: str, dtype: torch.dtype = torch.float32) -> TransformersModel:
