@@ -17,7 +17,7 @@ from centroidkv.server_address import address_of
 
 if TYPE_CHECKING:
     from centroidkv.routing.chroma_collections import CollectionOptions
-    from centroidkv.routing.chroma_index import EmbeddedChroma
+    from centroidkv.routing.embedded_chroma import EmbeddedChroma
 
 __all__ = ["Centroids", "EmbeddedCentroids", "ScannedCentroids", "ServedCentroids"]
 
@@ -69,7 +69,7 @@ class EmbeddedCentroids:
             self._embedded().erase(namespace)
 
     def _embedded(self) -> "EmbeddedChroma":
-        from centroidkv.routing.chroma_index import EmbeddedChroma
+        from centroidkv.routing.embedded_chroma import EmbeddedChroma
 
         with self._lock:
             if self._chroma is None:

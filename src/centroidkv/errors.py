@@ -14,6 +14,7 @@
     │   ├── CacheForbidden                a file belongs to another user and cannot be read
     │   ├── CacheFull                     no room in the budget for one more entry
     │   └── IndexUnavailable              the centroid index does not answer
+    │       └── IndexClosed               its plan is served no longer
     ├── ModelError
     │   ├── ModelNotFound                 no such folder, file, hub model or bundled name
     │   ├── UnsupportedModel              a model whose KV cannot be cut into prefixes
@@ -42,6 +43,7 @@ __all__ = [
     "ContextTooLong",
     "EngineClosing",
     "GenerationTimeout",
+    "IndexClosed",
     "IndexUnavailable",
     "MissingExtra",
     "ModelError",
@@ -154,6 +156,10 @@ class CacheFull(CacheError):
 
 class IndexUnavailable(CacheError):
     """The centroid index does not answer; routing goes on from the plan."""
+
+
+class IndexClosed(IndexUnavailable):
+    """The centroid index was closed while a request still routed by it, which is nobody's fault."""
 
 
 class ModelError(CentroidKVError):

@@ -269,7 +269,7 @@ def _check_index(
     if store.vault.is_sealed:
         _check_no_chroma(store, problems, repaired, repair=repair)
         return
-    from centroidkv.routing.chroma_index import EmbeddedChroma
+    from centroidkv.routing.embedded_chroma import EmbeddedChroma
     from centroidkv.routing.index_folder import embedded_faults
 
     folder = store.path / "chroma"

@@ -3,10 +3,6 @@
 import gc
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +18,7 @@ from centroidkv.routing.chroma_client import connect
 from centroidkv.routing.plan import Plan
 from centroidkv.server_address import address_of
 from centroidkv.store import Store
+from chroma_process import ChromaProcess
 from half_dead_proxy import HalfDeadProxy
 from word_bank import QUESTIONS, ask, build_and_warm, search
 
@@ -130,23 +127,8 @@ def test_a_second_engine_routes_from_the_plan_in_memory(
 
 @pytest.fixture
 def chroma_server(tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("chroma")), "run"]
-    options = ["--path", str(tmp_path / "server"), "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen([*command, *options], stdout=log, stderr=log)
-    try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(timeout=20)
+    with ChromaProcess(tmp_path / "server") as server:
+        yield server.url
 
 
 def test_two_engines_share_a_server_and_survive_its_end(

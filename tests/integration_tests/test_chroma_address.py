@@ -1,18 +1,15 @@
 """A real Chroma server behind a proxy that asks for credentials and a path prefix."""
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from centroidkv import Engine
+from chroma_process import ChromaProcess
 from guarded_proxy import GuardedProxy
 from word_bank import QUESTIONS, ask, build_and_warm
-
-sys.path.append(str(Path(__file__).parents[1] / "stress"))
-from chroma_process import ChromaProcess
 
 PASSWORD = "hunter2@:x"
 GIVEN = "hunter2%40%3Ax"

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from centroidkv.routing.chroma_collections import HNSW
-from centroidkv.routing.chroma_index import ChromaIndex, EmbeddedChroma
+from centroidkv.routing.chroma_index import ChromaIndex
 from centroidkv.routing.clustering import nearest_centroid
+from centroidkv.routing.embedded_chroma import EmbeddedChroma
 from centroidkv.routing.plan import Plan
 from centroidkv.routing.projection import identity
 from centroidkv.types import Cluster

@@ -134,7 +134,7 @@ def test_only_the_named_files_know_chroma_and_cache_classes() -> None:
     ]
     caches = [p.name for p in FILES if "cache_utils" in p.read_text()]
     assert sorted(chroma) == [
-        "chroma_client.py", "chroma_collections.py", "chroma_index.py",
+        "chroma_client.py", "chroma_collections.py", "embedded_chroma.py",
     ]  # fmt: skip
     assert caches == ["arena.py"]
 

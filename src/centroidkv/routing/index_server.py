@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from centroidkv.breaker import Breaker
-from centroidkv.errors import IndexUnavailable
+from centroidkv.errors import IndexClosed, IndexUnavailable
 from centroidkv.protocols import CentroidIndex
 from centroidkv.routing.plan import Plan
 from centroidkv.server_address import ServerAddress
@@ -116,6 +116,8 @@ class IndexServer:
         self.require()
         try:
             found = job()
+        except IndexClosed:  # which says nothing about the server
+            raise
         except IndexUnavailable as error:
             self.breaker.failed()
             if self.breaker.state != "closed":
@@ -134,6 +136,8 @@ class IndexServer:
         """
         try:
             self.ask(job)
+        except IndexClosed:
+            raise
         except IndexUnavailable as error:
             self._lose(error)
             raise
@@ -204,6 +208,7 @@ class ServedIndex:
 
     Raises:
         IndexUnavailable: From every method but `close`, while the server does not answer.
+        IndexClosed: From every method but `close`, behind that.
     """
 
     def __init__(self, server: IndexServer, plan: Plan) -> None:
@@ -247,6 +252,8 @@ class ServedIndex:
 
     def _opened(self) -> CentroidIndex:
         index = self._index
+        if self._is_closed:
+            raise IndexClosed(f"the centroids of plan {self.plan.id} are served no longer")
         if index is None:
             self._server.require()
             raise IndexUnavailable(f"the centroids are not yet in {self._server.url}")

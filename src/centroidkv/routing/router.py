@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from centroidkv.error_kinds import kind_of
-from centroidkv.errors import CacheError
+from centroidkv.errors import CacheError, IndexClosed
 from centroidkv.protocols import CentroidIndex, Embedder
 from centroidkv.routing.admission import distance
 from centroidkv.routing.memory_index import MemoryIndex
@@ -197,10 +197,12 @@ class Router:
             return found
         except CacheError as error:
             self._lost(error)
-            self._is_lost = True
+            self._is_lost = self._is_lost or not isinstance(error, IndexClosed)
             return current.naive.nearest(reduced, domain)
 
     def _lost(self, error: CacheError) -> None:
+        if isinstance(error, IndexClosed):  # another plan was put in force meanwhile
+            return
         self._report("from the plan in memory", str(error))
 
     def _report(self, how: str, why: str) -> None:

@@ -218,7 +218,7 @@ def test_only_the_last_versions_and_those_that_serve_are_kept(
     namespace = engine.versions.namespace[-16:]
     assert manifest.prefixes(f"{namespace}-000001") == []
     assert engine.stats().num_blocks > 0, "KV leaves by the disk budget alone"
-    from centroidkv.routing.chroma_index import EmbeddedChroma  # the collections, as they are
+    from centroidkv.routing.embedded_chroma import EmbeddedChroma  # the collections, as they are
 
     assert isinstance(engine.store.centroids._chroma, EmbeddedChroma)
     names = {c.name for c in engine.store.centroids._chroma._client.list_collections()}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from centroidkv.errors import ConfigError
 from centroidkv.plan_config import PlanConfig
-from centroidkv.routing.chroma_index import EmbeddedChroma
 from centroidkv.routing.domains import complete_domains, domain_configs
+from centroidkv.routing.embedded_chroma import EmbeddedChroma
 from centroidkv.routing.history import Seen
 from centroidkv.routing.memory_index import MemoryIndex
 from centroidkv.routing.plan import Plan, load_plan, save_plan
