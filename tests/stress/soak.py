@@ -28,16 +28,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from bank_load import NUM_FAMILIES, Load, open_engine
-from chroma_process import ChromaProcess
 from told import broken, told
 
 from centroidkv import Engine
+from centroidkv.routing.exclusion import Exclusion
+from chroma_process import ChromaProcess
 
 NUM_CLIENTS = 3
 MEMORY_BYTES = 16_000_000
 DISK_BYTES = 8_000_000
 MOST_GROWTH = 0.02
 MOST_HANDLES = 2
+NUM_RESTS = 20
 # A bound on each turns off that glibc raises it.
 HEAPS = {
     "MALLOC_ARENA_MAX": "1",
@@ -45,7 +47,7 @@ HEAPS = {
     "MALLOC_TRIM_THRESHOLD_": "131072",
 }
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-# A tokenizer keeps so many words that it has met, and their tokens.
+# A tokenizer keeps so many words that it has met, and their tokens, for each thread that asks.
 TOKENIZER_WORDS = 10_000
 # Python's table of names doubles once (3.8 MB) after so many parts of paths that it has met.
 PATH_NAMES = 120_000
@@ -102,10 +104,12 @@ class Client:
             turns += [{"role": "user", "content": self.load.question()}]
 
 
-def drive(client: Client, stop: threading.Event, errors: list[str]) -> None:
+def drive(client: Client, gate: Exclusion, stop: threading.Event, errors: list[str]) -> None:
+    meet_words(client.load.engine)
     while not stop.is_set():
         try:
-            client.step()
+            with gate.together():
+                client.step()
         except Exception as error:  # noqa: BLE001 - what is counted here
             errors.append(f"{type(error).__name__}: {error}")
 
@@ -149,11 +153,24 @@ def heap_state() -> MallInfo:
     return found
 
 
+def rest(engine: Engine, gate: Exclusion) -> dict[str, float]:
+    """Look while no request is under way and nothing waits to be written."""
+    with gate.alone():
+        engine.flush()
+        give_back()
+        return look(engine)
+
+
+def give_back() -> None:
+    """Give what is free in the heap back, as docs/processes.md advises."""
+    if HEAPS.items() <= os.environ.items():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def upkeep(engine: Engine, number: int) -> None:
     """Do now and then what an operator does: look, check, try a version, pin."""
     engine.stats()
-    if HEAPS.items() <= os.environ.items():
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     if number % 4 == 0:
         engine.check()
     if number % 6 == 1:
@@ -167,17 +184,21 @@ def upkeep(engine: Engine, number: int) -> None:
 
 def run(folder: Path, seconds: float) -> dict[str, Any]:
     stop, errors = threading.Event(), []  # type: ignore[var-annotated]
+    gate = Exclusion()
     looks: list[dict[str, float]] = []
+    rests: list[dict[str, float]] = []
     settings = {"memory_budget_bytes": MEMORY_BYTES, "disk_budget_bytes": DISK_BYTES}
     with (
         ChromaProcess(folder / "server") as chroma,
         open_engine(folder / "store", chroma=chroma.url, **settings) as engine,
     ):
         Load(engine, 0).build()
-        fill_tables(engine)
+        meet_words(engine)
+        meet_paths()
         clients = [Client(engine, n) for n in range(NUM_CLIENTS)]
         threads = [
-            threading.Thread(target=drive, args=(c, stop, errors), name="client") for c in clients
+            threading.Thread(target=drive, args=(c, gate, stop, errors), name="client")
+            for c in clients
         ]
         for one in threads:
             one.start()
@@ -190,6 +211,8 @@ def run(folder: Path, seconds: float) -> dict[str, Any]:
                 upkeep(engine, number // 6)
             if number % 60 == 0:
                 note(looks, clients, errors, began)
+            if len(rests) < (time.monotonic() - began) / seconds * NUM_RESTS:
+                rests.append(rest(engine, gate))
         stop.set()
         for one in threads:
             one.join(60)
@@ -200,6 +223,7 @@ def run(folder: Path, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds),
         **counts,
         **grown(looks),
+        **grown(rests, "rest_"),
         "errors": errors[:3],
         "num_errors": len(errors),
         "problems": report.problems,
@@ -208,24 +232,27 @@ def run(folder: Path, seconds: float) -> dict[str, Any]:
     }
 
 
-def fill_tables(engine: Engine) -> None:
-    """Bring the tables of Python and of the tokenizer to the size that a long run gives them."""
+def meet_words(engine: Engine) -> None:
+    """Bring the tokenizer's table of this thread to the size that a long run gives it."""
     engine.model.count_tokens(" ".join(map(str, range(10**12, 10**12 + TOKENIZER_WORDS))))
+
+
+def meet_paths() -> None:
+    """Bring Python's table of names to the size that a long run gives it."""
     for number in range(PATH_NAMES):
         sys.intern(f"a name met once: {number}")
 
 
-def grown(looks: list[dict[str, float]]) -> dict[str, Any]:
+def grown(looks: list[dict[str, float]], kind: str = "") -> dict[str, Any]:
     """Compare the last tenth with the second one: the first is for warming up."""
     tenth = max(1, len(looks) // 10)
     early, late = looks[tenth : 2 * tenth] or looks[:1], looks[-tenth:]
-    found: dict[str, Any] = {"looks": len(looks)}
+    found: dict[str, Any] = {f"{kind}looks": len(looks)}
     for name in looks[0]:
-        before = statistics.median(x[name] for x in early)
-        found[f"{name}_before"] = before
-        found[f"{name}_after"] = statistics.median(x[name] for x in late)
-    found["rss_growth"] = round(found["rss_after"] / found["rss_before"] - 1, 4)
-    return found
+        before, after = (statistics.median(x[name] for x in part) for part in (early, late))
+        found |= {f"{kind}{name}_before": before, f"{kind}{name}_after": after}
+    growth = found[f"{kind}rss_after"] / found[f"{kind}rss_before"] - 1
+    return {**found, f"{kind}rss_growth": round(growth, 4)}
 
 
 def note(
