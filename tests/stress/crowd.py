@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from bank_load import Load, open_engine
 from branches import Branch, finished, in_branch
-from chroma_process import ChromaProcess
 from told import broken, told
 
-from centroidkv.kv.blocks import BLOCK_TOKENS, chain
+from centroidkv.kv.blocks import BLOCK_TOKENS, block_id, chain
+from centroidkv.kv.disk import DiskBlocks
 from centroidkv.serving.sharing import LEAST_TOKENS
+from centroidkv.types import KVBlock
+from chroma_process import ChromaProcess
 
 # Some six of the twelve families' prefixes.
 BUDGET_BYTES = 2_000_000
@@ -44,14 +46,19 @@ def build(folder: Path, url: str) -> None:
 
 
 def work(folder: Path, url: str | None, seed: int, seconds: float) -> dict[str, Any]:
-    """Ask for so many seconds; return counts and the blocks computed because nobody had them."""
+    """Ask for so many seconds; return counts and the blocks computed because nobody had them.
+
+    `orphaned` are blocks that were computed and not kept, as one before them was evicted meanwhile.
+    """
     torch.set_num_threads(1)
     counts: Counter[str] = Counter()
     computed: Counter[str] = Counter()
+    orphaned: Counter[str] = Counter()
     memory = 8_000_000  # so small that the disk is read
     settings = {"disk_budget_bytes": BUDGET_BYTES, "memory_budget_bytes": memory, "chroma": url}
     with open_engine(folder, **settings) as engine:
         engine.store.flights.patience_s = PATIENCE_S
+        note_orphans(engine.store.blocks.disk, orphaned)
         load, end = Load(engine, seed), time.monotonic() + seconds
         while time.monotonic() < end:
             asked = load.ask(load.question())
@@ -69,7 +76,19 @@ def work(folder: Path, url: str | None, seed: int, seconds: float) -> dict[str, 
         engine.flush()
         counts["dropped"] = engine.store.writer.num_dropped
         counts["failed"] = engine.store.writer.num_failed
-    return {"counts": counts, "computed": computed}
+    return {"counts": counts, "computed": computed, "orphaned": orphaned}
+
+
+def note_orphans(disk: DiskBlocks, orphaned: Counter[str]) -> None:
+    """Count by id the blocks that a disk could not keep."""
+    put = disk.put
+
+    def noting(parent: str, token_ids: Sequence[int], block: KVBlock) -> str | None:
+        kept = put(parent, token_ids, block)
+        orphaned[block_id(parent, token_ids)] += kept is None
+        return kept
+
+    disk.put = noting  # type: ignore[method-assign]
 
 
 def full_blocks(engine: Any, prompt: str, had: int) -> list[str]:
@@ -137,14 +156,19 @@ def run(folder: Path, processes: int, seconds: float) -> dict[str, Any]:
         checked = in_branch(lambda: check(store, chroma.url))
     counts: Counter[str] = Counter()
     computed: Counter[str] = Counter()
+    orphaned: Counter[str] = Counter()
     for one in done:
         counts.update(one["counts"])
         computed.update(one["computed"])
+        orphaned.update(one["orphaned"])
     db = sqlite3.connect(store / "manifest.sqlite")
     kept = Counter(row[0] for row in db.execute("SELECT id FROM diary"))
     db.close()
-    again = sum((computed - kept).values())
-    total = {"computed_blocks": sum(computed.values()), "computed_again": again}
+    total = {
+        "computed_blocks": sum(computed.values()),
+        "computed_again": sum((computed - kept - orphaned).values()),
+        "for_orphans": sum((computed - kept).values()),
+    }
     return {"script": "crowd", "processes": processes, **counts, **total, **seen, **checked}
 
 
