@@ -58,7 +58,8 @@ class EngineConfig(Settings):
     many plan versions are kept besides those that serve.
 
     So many questions that no cluster admits as `near_misses` says found a new one, when they lie
-    within `online_radius`, until the plan has `max_clusters`; a refit makes fewer of them.
+    within `online_radius`, while the plan has fewer than `max_clusters` in all. A build may make
+    more than these; such a plan does not grow.
 
     `max_running` requests are computed at the same time, in shared forwards; up to `max_waiting`
     more wait for them to end, and one beyond these is refused with `QueueFull`. With
@@ -107,7 +108,7 @@ class EngineConfig(Settings):
     template_date: str = "2025-01-01"
     max_records: int = 256
     near_misses: int = 3
-    max_clusters: int = 2000
+    max_clusters: int = 20_000
     online_radius: float = 0.75
     fit_after: int = 200
     max_pins: int = 8

@@ -14,7 +14,7 @@
     │   ├── CacheForbidden                a file belongs to another user and cannot be read
     │   ├── CacheFull                     no room in the budget for one more entry
     │   └── IndexUnavailable              the centroid index does not answer
-    │       └── IndexClosed               its plan is served no longer
+    │       └── IndexClosed               it was closed or replaced meanwhile
     ├── ModelError
     │   ├── ModelNotFound                 no such folder, file, hub model or bundled name
     │   ├── UnsupportedModel              a model whose KV cannot be cut into prefixes
@@ -159,7 +159,7 @@ class IndexUnavailable(CacheError):
 
 
 class IndexClosed(IndexUnavailable):
-    """The centroid index was closed while a request still routed by it, which is nobody's fault."""
+    """The index was closed or replaced while somebody still used it, which is nobody's fault."""
 
 
 class ModelError(CentroidKVError):

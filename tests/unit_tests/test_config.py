@@ -71,6 +71,7 @@ def test_settings_are_taken_as_given() -> None:
         (EngineConfig, "disk_budget_bytes", "20GB"),
         (EngineConfig, "max_records", 0),
         (EngineConfig, "near_misses", 0),
+        (EngineConfig, "max_clusters", 0),
         (EngineConfig, "fit_after", 0),
         (EngineConfig, "max_pins", 0),
         (EngineConfig, "online_radius", 0),

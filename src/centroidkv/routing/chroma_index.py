@@ -37,6 +37,8 @@ __all__ = [
 
 Calling = Callable[[], contextlib.AbstractContextManager[None]]
 BATCH = 1000
+# Longer than any call of a server may take; one that was broken off is not waited for for ever.
+CLOSE_S = 5.0
 # Neighbours asked for with a domain. One of these serves it as a rule. Chroma's own filter looks at
 # every centroid (39 ms for 20,000, half a second for 100,000); the plan in memory knows the others.
 NEIGHBOURS = 64
@@ -156,19 +158,26 @@ class ChromaIndex:
 
     @contextlib.contextmanager
     def _calling(self) -> Iterator[None]:
+        self._require_open()
         with self._under_way.together():
-            if self._is_closed:
-                raise IndexClosed(f"the centroids of plan {self._plan.id} are served no longer")
+            self._require_open()
             with self._in_context():
                 yield
 
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise IndexClosed(f"the index of plan {self._plan.id} was closed meanwhile")
+
     def close(self) -> None:
-        """Let go of the client, behind the calls that are under way."""
-        with self._under_way.alone():
+        """Let go of the client, behind the calls that are under way; these have CLOSE_S to end."""
+        with self._noting:
             was_closed, self._is_closed = self._is_closed, True
-        if not was_closed:
-            with translated():
-                self._release()
+        if was_closed:
+            return
+        with contextlib.suppress(TimeoutError), self._under_way.alone(CLOSE_S):
+            pass
+        with translated():
+            self._release()
 
 
 def open_server(

@@ -38,12 +38,17 @@ class Exclusion:
                 self._changed.notify_all()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until nobody else is there, and keep them out."""
+    def alone(self, limit_s: float | None = None) -> Iterator[None]:
+        """Wait until nobody else is there, and keep them out.
+
+        Raises:
+            TimeoutError: Somebody still is after `limit_s` seconds.
+        """
         with self._changed:
             self._num_alone += 1
             try:
-                self._changed.wait_for(lambda: not (self._num_together or self._is_alone))
+                if not self._changed.wait_for(self._is_free, limit_s):
+                    raise TimeoutError
             except BaseException:
                 self._num_alone -= 1
                 self._changed.notify_all()
@@ -56,3 +61,6 @@ class Exclusion:
                 self._num_alone -= 1
                 self._is_alone = False
                 self._changed.notify_all()
+
+    def _is_free(self) -> bool:
+        return not (self._num_together or self._is_alone)

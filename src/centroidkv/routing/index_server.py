@@ -253,7 +253,7 @@ class ServedIndex:
     def _opened(self) -> CentroidIndex:
         index = self._index
         if self._is_closed:
-            raise IndexClosed(f"the centroids of plan {self.plan.id} are served no longer")
+            raise IndexClosed(f"the index of plan {self.plan.id} was closed meanwhile")
         if index is None:
             self._server.require()
             raise IndexUnavailable(f"the centroids are not yet in {self._server.url}")

@@ -4,6 +4,7 @@ Owns which plans serve: the one in force and, for a share of the questions, one 
 is replaced as a whole, so a request sees the old one or the new one, never a mixture.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -201,7 +202,7 @@ class Router:
             return current.naive.nearest(reduced, domain)
 
     def _lost(self, error: CacheError) -> None:
-        if isinstance(error, IndexClosed):  # another plan was put in force meanwhile
+        if isinstance(error, IndexClosed):  # another took its place meanwhile: nobody's fault
             return
         self._report("from the plan in memory", str(error))
 
@@ -217,6 +218,8 @@ class Router:
             try:
                 if serving is not None:
                     faults += serving.index.faults(serving.plan.reduced())
+            except IndexClosed:  # no longer what serves
+                continue
             except CacheError as error:
                 faults.append(str(error))
         return faults
@@ -225,7 +228,8 @@ class Router:
         """Put every centroid of the plans that serve into their indexes again."""
         for serving in (self._current, self._trial):
             if serving is not None:
-                serving.index.put(serving.plan.clusters, serving.plan.reduced())
+                with contextlib.suppress(IndexClosed):  # no longer what serves
+                    serving.index.put(serving.plan.clusters, serving.plan.reduced())
 
     def close(self) -> None:
         """Let go of every plan; `use` begins anew."""

@@ -293,6 +293,9 @@ class Learner:
     def _grow_from_waiting(self, passages: dict[str, Passage]) -> None:
         assert self.history is not None
         config, plan = self.store.config, self.router.plan
+        if plan is not None and len(plan.clusters) >= config.max_clusters:
+            self._count(["clusters_full"])  # those that wait are many then, and not read
+            return
         is_online = plan is None or plan.is_online
         waiting = self.history.waiting()
         cluster = grow(
@@ -304,9 +307,6 @@ class Learner:
             max_pins=config.max_pins,
         )
         if cluster is None:
-            return
-        if plan is not None and len(plan.clusters) >= config.max_clusters:
-            self._count(["clusters_full"])
             return
         self.history.place([s.question for s in waiting if s.question in cluster.members])
         known = {**self.history.passages(cluster.pins), **passages}

@@ -31,12 +31,12 @@ class Prefetcher:
         wanted = (namespace, plan_id, cluster)
         with self._lock, contextlib.suppress(RuntimeError):  # closed meanwhile
             if wanted not in self._waiting:
-                self._threads.submit(self._load_next, wanted)
                 self._waiting.add(wanted)
+                self._threads.submit(self._load_next, wanted)
 
     def _load_next(self, wanted: tuple[str, str, int]) -> None:
         with self._lock:
-            self._waiting.remove(wanted)
+            self._waiting.discard(wanted)
         self.load(*wanted)
 
     def load(self, namespace: str, plan_id: str, cluster: int) -> None:

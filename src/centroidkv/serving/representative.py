@@ -92,7 +92,9 @@ class Representatives:
         except StoreError as error:
             _log.warning("the request goes on without a representative: %s", error)
             return None
-        return replace(_from_text(found.answer), vector=found.vector) if found else None
+        if found is None or found.vector is None:  # or in part unreadable: it is filled anew
+            return None
+        return replace(_from_text(found.answer), vector=found.vector)
 
     def keep(self, route: Route, key: str, stand_in: StandIn) -> bool:
         """Let a question stand for its cluster (step 5c: `M[j*] <- KV`)."""

@@ -75,3 +75,15 @@ def test_what_fails_inside_lets_the_next_in() -> None:
             raise ValueError("inside")
     with exclusion.alone():
         pass
+
+
+def test_who_cannot_be_alone_in_time_is_told_and_keeps_nobody_out() -> None:
+    calls = Exclusion()
+    with calls.together():
+        with pytest.raises(TimeoutError), calls.alone(0.01):
+            raise AssertionError("somebody was there")
+        assert not calls.is_awaited
+        with calls.together():
+            pass
+    with calls.alone(0.01):
+        assert calls.is_awaited
