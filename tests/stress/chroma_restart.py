@@ -23,9 +23,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from bank_load import Load, open_engine
-from chroma_process import ChromaProcess
 from told import broken, told
 
+from chroma_process import ChromaProcess
 from half_dead_proxy import HalfDeadProxy
 
 NUM_CLIENTS = 3
