@@ -6,12 +6,12 @@ behind it, and when the thread has ended.
     python benchmarks/tokenizer_words.py
 """
 
-import ctypes
 import gc
 import json
 import threading
 
 import bank
+from heap import heap_state
 from machine import machine
 
 from centroidkv.models.loading import load_model
@@ -20,23 +20,9 @@ from centroidkv.models.transformers_model import TransformersModel
 NUM_NUMBERS = 12_000  # more than a table takes
 
 
-class MallInfo(ctypes.Structure):
-    """What glibc's `mallinfo2` returns."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
-                     "uordblks", "fordblks", "keepcost")
-    ]  # fmt: skip
-
-
 def in_use() -> int:
-    """Return the bytes that were asked of glibc and not given back."""
     gc.collect()
-    ask = ctypes.CDLL(None).mallinfo2
-    ask.restype = MallInfo
-    found = ask()
-    return int(found.uordblks + found.hblkhd)
+    return heap_state().in_use
 
 
 def kept(model: TransformersModel, words: list[str]) -> dict[str, int]:

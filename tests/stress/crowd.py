@@ -164,10 +164,11 @@ def run(folder: Path, processes: int, seconds: float) -> dict[str, Any]:
     db = sqlite3.connect(store / "manifest.sqlite")
     kept = Counter(row[0] for row in db.execute("SELECT id FROM diary"))
     db.close()
+    again = (computed - kept - orphaned).total()
     total = {
-        "computed_blocks": sum(computed.values()),
-        "computed_again": sum((computed - kept - orphaned).values()),
-        "for_orphans": sum((computed - kept).values()),
+        "computed_blocks": computed.total(),
+        "computed_again": again,
+        "for_orphans": (computed - kept).total() - again,
     }
     return {"script": "crowd", "processes": processes, **counts, **total, **seen, **checked}
 

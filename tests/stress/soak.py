@@ -22,12 +22,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from bank_load import NUM_FAMILIES, Load, open_engine
+from heap import heap_state
 from told import broken, told
 
 from centroidkv import Engine
@@ -125,32 +127,14 @@ def look(engine: Engine) -> dict[str, float]:
     heap = heap_state()
     return {
         "rss": pages * PAGE_BYTES,
-        "in_use": heap.uordblks + heap.hblkhd,
-        "free": heap.fordblks,
+        "in_use": heap.in_use,
+        "free": heap.free,
         "objects": sys.getallocatedblocks(),
         "queued": engine.store.writer.waiting_bytes,
         "jobs": engine.store.writer.num_waiting,
         "handles": len(list(Path("/proc/self/fd").iterdir())),
         "threads": threading.active_count(),
     }
-
-
-class MallInfo(ctypes.Structure):
-    """What glibc's `mallinfo2` returns."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
-                     "uordblks", "fordblks", "keepcost")
-    ]  # fmt: skip
-
-
-def heap_state() -> MallInfo:
-    """Return what is in use and free of glibc's main heap, and in mappings."""
-    ask = ctypes.CDLL(None).mallinfo2
-    ask.restype = MallInfo
-    found: MallInfo = ask()
-    return found
 
 
 def rest(engine: Engine, gate: Exclusion) -> dict[str, float]:
